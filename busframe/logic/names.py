@@ -1,0 +1,71 @@
+"""What things are called on a broker, and the key of each write."""
+
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Literal
+
+from busframe.model.destination import SEPARATOR, Address, DeadLetters, Queue, Subscription, Topic
+
+DEAD = "dead"
+
+
+def physical_name(address: Address, prefix: str = "") -> str:
+    """The broker's name of an address: prefix and parts joined by ``--``.
+
+    Names hold no ``--`` and do not begin or end with ``-``, so two addresses never get one name.
+    """
+    match address:
+        case DeadLetters(of=source):
+            return f"{physical_name(source, prefix)}{SEPARATOR}{DEAD}"
+        case Subscription(topic=topic, name=name):
+            return f"{prefix}{topic.name}{SEPARATOR}{name}"
+        case Queue(name=name) | Topic(name=name):
+            return f"{prefix}{name}"
+
+
+def find_collisions(addresses: Iterable[Address]) -> list[str]:
+    """What is wrong with names that are each valid alone: one problem a line, in a stable order.
+
+    One name is a queue or a topic, never both; two that differ only in ``.`` and ``_`` are one to Kafka.
+    """
+    kinds: dict[str, str] = {}
+    folded: dict[str, str] = {}
+    problems: list[str] = []
+    for address in addresses:
+        match address:
+            case DeadLetters():
+                continue
+            case Subscription(topic=topic, name=name):
+                kind, name, scope = "subscription", f"{topic.name}/{name}", f"{topic.name}/"
+            case Queue(name=name) | Topic(name=name):
+                kind, scope = type(address).__name__.lower(), ""
+        if kinds.setdefault(name, kind) != kind:
+            problems.append(f"{name!r} is a queue and a topic: give one of them another name")
+        twin = folded.setdefault(scope + name.removeprefix(scope).replace(".", "_"), name)
+        if twin != name:
+            problems.append(f"{twin!r} and {name!r} differ only in '.' and '_', which Kafka takes for one: rename one")
+    return list(dict.fromkeys(problems))
+
+
+def dedup_key(
+    message_id: str, kind: Literal["retry", "dead", "replay", "forward"], source: str, number: int, position: str
+) -> str:
+    """The key of one copy that the framework writes, where the broker looks for duplicates.
+
+    The same copy of the same stored message always has the same key, so that a crash between copy and acknowledgement
+    makes no second one; another attempt, replay or source has another.
+
+    Args:
+        message_id: what the key begins with.
+        kind: why there is a copy.
+        source: the text form of the source that it is of.
+        number: of the attempt or replay.
+        position: the broker's, of the original; where it has none, ``body_position``.
+    """
+    digest = sha256("\n".join((kind, source, str(number), position)).encode()).hexdigest()
+    return f"{message_id}/{digest[:16]}"
+
+
+def body_position(message_id: str, body: bytes) -> str:
+    """Stands for a position where the broker has none: the same for every delivery of the same message."""
+    return f"{message_id}:{sha256(body).hexdigest()[:16]}"

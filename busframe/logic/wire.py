@@ -1,0 +1,104 @@
+"""The header names that busframe writes beside the application's own, and how a stored message's headers are told apart.
+
+``bf-*`` headers are of two kinds. *Fields* are parts of the ``Message`` for which a broker may have no property of its
+own; the transport maps them. *Carried* ones are the core's state of one stored copy (attempts, expiry, failure record):
+the transport keeps them verbatim and never looks inside.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+PREFIX = "bf-"
+
+ID = "bf-id"
+KEY = "bf-key"
+TTL = "bf-ttl"
+PUBLISHED_AT = "bf-published-at"
+TYPE = "bf-type"
+CONTENT_TYPE = "bf-content-type"
+CORRELATION_ID = "bf-correlation-id"
+REPLY_TO = "bf-reply-to"
+FIELDS = frozenset({ID, KEY, TTL, PUBLISHED_AT, TYPE, CONTENT_TYPE, CORRELATION_ID, REPLY_TO})
+
+ATTEMPT = "bf-attempt"
+FIRST_FAILED_AT = "bf-first-failed-at"
+EXPIRES_AT = "bf-expires-at"
+REPLAYS = "bf-replays"
+DEAD_PREFIX = "bf-dead-"
+
+_BROKERS = frozenset({"x-death", "x-delivery-count", "x-acquired-count"})
+_BROKERS_PREFIXES = ("x-first-death-", "x-last-death-", "x-opt-", "nats-")
+
+
+def is_brokers_own(name: str) -> bool:
+    """Whether a header is one that a broker writes itself: never shown to the application, never accepted from it."""
+    name = name.lower()
+    return name in _BROKERS or name.startswith(_BROKERS_PREFIXES)
+
+
+def split_headers(stored: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """Tell a stored message's headers apart.
+
+    Returns:
+        (fields, carried, the application's own); a broker's own headers are in none of them.
+    """
+    fields: dict[str, str] = {}
+    carried: dict[str, str] = {}
+    own: dict[str, str] = {}
+    for name, value in stored:
+        if name.startswith(PREFIX):
+            (fields if name in FIELDS else carried)[name] = value
+        elif not is_brokers_own(name):
+            own[name] = value
+    return fields, carried, own
+
+
+def text_of(value: object) -> str:
+    """The canonical text of a header value that a foreign program sent typed: it is delivered, never refused.
+
+    Booleans are ``true`` and ``false``, None is empty, times are RFC 3339, bytes are UTF-8 with U+FFFD for what is not.
+    """
+    match value:
+        case str():
+            return value
+        case None:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(int(value))  # a subclass may print itself otherwise: pika's long is '3L'
+        case bytes() | bytearray():
+            return bytes(value).decode("utf-8", "replace")
+        case datetime():
+            return format_time(value)
+        case Mapping():
+            return ", ".join(f"{text_of(key)}={text_of(item)}" for key, item in value.items())
+        case list() | tuple():
+            return ", ".join(map(text_of, value))
+        case _:
+            return str(value)
+
+
+def format_time(at: datetime) -> str:
+    """RFC 3339 in UTC, to the microsecond."""
+    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """The time that ``format_time`` wrote, or any ISO 8601 one; None where it is none."""
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    try:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except OverflowError:  # 0001-01-01 with an offset: foreign nonsense is no reason to fail
+        return None
+
+
+def from_timestamp(seconds: float) -> datetime:
+    """A time from seconds since the epoch, UTC."""
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,1 @@
+"""Frozen values, standard library only: what the rest of busframe talks about."""

@@ -1,0 +1,79 @@
+"""What travels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import TypeAlias
+
+Headers: TypeAlias = Mapping[str, str]
+
+NO_HEADERS: Headers = MappingProxyType({})
+
+
+def no_headers() -> Headers:
+    """The empty mapping, as a default."""
+    return NO_HEADERS
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterInfo:
+    """Why a message is a dead letter.
+
+    Attributes:
+        reason: ``attempts``, ``gave-up``, ``rejected``, ``undecodable``, ``unknown-type``, ``expired``,
+            ``crash-loop``, ``filtered``, or what a policy of one's own said.
+        error_type: the qualified name of the last exception's class.
+        error_message: its text, at most 1 KiB.
+        stack: its traceback, at most 8 KiB.
+        attempts: how many times a handler failed on it.
+        first_failed_at: when a handler first failed on it.
+        last_failed_at: when it was dead-lettered.
+        source: where it came from, in text form.
+        handler: the handler that failed, if one ran.
+        host: the worker that gave it up.
+        replays: how many times it was sent back before.
+    """
+
+    reason: str
+    error_type: str | None
+    error_message: str | None
+    stack: str | None
+    attempts: int
+    first_failed_at: datetime | None
+    last_failed_at: datetime
+    source: str
+    handler: str | None
+    host: str
+    replays: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as it was published, the same on every broker.
+
+    Attributes:
+        body: what the codec made of the payload.
+        id: names the message; every copy of it (retry, dead letter, replay) keeps it.
+        type: the stable name of the payload's type, by which a worker finds the handler.
+        content_type: how the body is encoded.
+        headers: the application's own; never the framework's ``bf-*`` or a broker's, so they can be published again.
+        key: messages of one key keep their order where the source has ``ordering="key"``.
+        correlation_id: what it belongs to; messages published by a handler inherit it.
+        reply_to: where an answer is expected.
+        published_at: when it was published, UTC.
+        ttl_s: for how many seconds it was meant to be valid.
+        dead: why it is a dead letter, else None.
+    """
+
+    body: bytes
+    id: str
+    type: str | None = None
+    content_type: str | None = None
+    headers: Headers = field(default_factory=no_headers)
+    key: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    published_at: datetime | None = None
+    ttl_s: float | None = None
+    dead: DeadLetterInfo | None = None
