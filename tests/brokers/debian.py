@@ -1,0 +1,101 @@
+"""Servers from Debian's packages, in a root folder of their own.
+
+Where no container engine is, this is a container made by hand: `debootstrap` unpacks another Debian release
+into the cache, and `unshare` gives each server a mount and a process namespace of its own. The bind mounts
+vanish with the namespace, and whatever the server has started (Erlang's epmd, say) dies with its first process:
+nothing has to be undone, and nothing stays behind.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.brokers.cache import cached
+from tests.brokers.process import ProcessRunner, checked_output
+from tests.brokers.server import Unavailable
+
+# Where a server finds its own folder inside the root.
+DATA = "/srv"
+
+_NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+
+
+def debian_root(name: str, suite: str, packages: Sequence[str]) -> Path:
+    """Return a folder with Debian *suite* and *packages*, from the cache or made in about a minute.
+
+    Raises:
+        Unavailable: this is not a Debian-like Linux, or we are not root on it.
+    """
+    if shutil.which("apt-get") is None or shutil.which("unshare") is None or os.geteuid() != 0:
+        raise Unavailable("installing it takes root on Debian or Ubuntu")
+    return cached(name, lambda root: _install(root, suite, packages))
+
+
+def _install(root: Path, suite: str, packages: Sequence[str]) -> None:
+    try:
+        if shutil.which("debootstrap") is None:
+            apt_env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            checked_output(["apt-get", "update", "-qq"])
+            checked_output(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "debootstrap"], env=apt_env)
+        include = f"--include={','.join(packages)}"
+        # In namespaces here too: an interrupted debootstrap leaves no mount in a folder that we may delete.
+        command = [*_NAMESPACES, "--mount-proc", "debootstrap", "--variant=minbase", include, suite, str(root)]
+        checked_output([*command, *_mirror()])
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"installing it failed: {error}") from error
+    for package in (root / "var/cache/apt/archives").glob("*.deb"):
+        package.unlink()
+
+
+def _mirror() -> list[str]:
+    """Return the mirror that this machine's apt uses; without one debootstrap takes its own default."""
+    listing = checked_output(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Origin: Debian", "Label: Debian"])
+    return listing.split()[:1]
+
+
+class RootRunner(ProcessRunner):
+    """Runs a server inside a Debian root; its folder appears there as `DATA`.
+
+    Args:
+        root: the Debian root, shared by all servers and written by none.
+        command: the program and its arguments, as seen inside the root.
+        folder: the server's own folder: configuration, data and log.
+        env: the whole environment of the server.
+    """
+
+    def __init__(self, root: Path, command: Sequence[str], folder: Path, env: Mapping[str, str]) -> None:
+        self._root = root
+        self._inside_env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **env}
+        enter = (
+            'mount -t proc proc "$1/proc" && mount --bind "$2" "$1$3" && root=$1 && shift 3 && exec chroot "$root" "$@"'
+        )
+        shell = ("sh", "-c", enter, "sh", str(root), str(folder), DATA)
+        super().__init__([*_NAMESPACES, "--", *shell, *self._as_inside(command)], folder)
+
+    def _as_inside(self, command: Sequence[str]) -> list[str]:
+        return ["env", "-i", *(f"{name}={value}" for name, value in self._inside_env.items()), *command]
+
+    def run(self, *command: str) -> str:
+        """Run *command* in the server's namespaces, with its environment."""
+        pid = self.pid()
+        if pid is None:
+            raise RuntimeError("the server does not run")
+        enter = ["nsenter", "--target", str(pid), "--mount", "--pid", "--", "chroot", str(self._root)]
+        return checked_output([*enter, *self._as_inside(command)])
+
+    def pid(self) -> int | None:
+        """Return the first process of the namespace: `unshare` itself passes no signal on."""
+        outer = super().pid()
+        if outer is None:
+            return None
+        children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
+        return int(children[0]) if children else None
+
+    def kill(self) -> None:
+        """Kill the first process; the kernel then kills all others of the namespace."""
+        super().kill()
+        if self._process is not None and self._process.poll() is None:  # killed before it had a child
+            self._process.send_signal(signal.SIGKILL)

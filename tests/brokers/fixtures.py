@@ -1,0 +1,78 @@
+"""The servers as pytest fixtures, for the tests of the core and of every plugin.
+
+`rabbitmq` is started once and shared by the whole run: leave it running, and work in a `rabbitmq_vhost`.
+`own_rabbitmq()` starts one more for a test that stops or kills it.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from tests.brokers.find import Broker, S, running
+from tests.brokers.rabbitmq import BROKER as RABBITMQ
+from tests.brokers.rabbitmq import RabbitMQ
+from tests.brokers.server import Unavailable
+
+_BROKERS = ("rabbitmq",)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test that uses a server, so that `-m 'not broker'` leaves it out."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if any(broker in name for name in fixtures for broker in _BROKERS):
+            item.add_marker("broker")
+
+
+@contextmanager
+def _skipping(broker: Broker[S]) -> Iterator[None]:
+    """Turn a missing server into a skip, or into a failure in CI, where a skip would look like a pass."""
+    try:
+        yield
+    except Unavailable as reason:
+        line = f"no {broker.name} server: {reason} (or say where one is: {broker.variable}=…)"
+        if os.environ.get("CI"):
+            pytest.fail(line, pytrace=False)
+        pytest.skip(line)
+
+
+def _shared(broker: Broker[S]) -> Iterator[S]:
+    with _skipping(broker), running(broker) as server:
+        yield server
+
+
+def _own(broker: Broker[S]) -> Iterator[Callable[[], S]]:
+    with ExitStack() as servers:
+
+        def start() -> S:
+            with _skipping(broker):
+                return servers.enter_context(running(broker, own=True))
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """The RabbitMQ server of this run, shared by all tests."""
+    yield from _shared(RABBITMQ)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(rabbitmq: RabbitMQ) -> str:
+    """The URL of the shared RabbitMQ server and its default virtual host."""
+    return rabbitmq.url
+
+
+@pytest.fixture
+def rabbitmq_vhost(rabbitmq: RabbitMQ) -> Iterator[str]:
+    """The URL of a virtual host of the shared RabbitMQ server that is this test's alone."""
+    with rabbitmq.fresh_vhost() as url:
+        yield url
+
+
+@pytest.fixture
+def own_rabbitmq() -> Iterator[Callable[[], RabbitMQ]]:
+    """Start a RabbitMQ server that only this test uses; it may be killed and is gone afterwards."""
+    yield from _own(RABBITMQ)
