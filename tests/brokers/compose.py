@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from tests.brokers.process import checked_output
+from tests.brokers.server import Unavailable
 
 _FILE = Path(__file__).parents[2] / "docker-compose.yml"
 
@@ -36,8 +37,15 @@ class ComposeRunner:
         self._env = {**os.environ, **ports, "COMPOSE_PROJECT_NAME": f"busframe-test-{uuid4().hex[:8]}"}
 
     def start(self) -> None:
-        """Create or start the container."""
-        self._compose("up", "--detach", self.service)
+        """Create or start the container.
+
+        Raises:
+            Unavailable: it cannot be made, for instance because its image cannot be fetched.
+        """
+        try:
+            self._compose("up", "--detach", self.service)
+        except RuntimeError as error:
+            raise Unavailable(f"docker compose cannot start it: {error}") from error
 
     def stop(self) -> None:
         """Stop the container and keep its data."""

@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @contextmanager
-def _skipping(broker: Broker[S]) -> Iterator[None]:
+def skipping(broker: Broker[S]) -> Iterator[None]:
     """Turn a missing server into a skip, or into a failure in CI, where a skip would look like a pass."""
     try:
         yield
@@ -39,7 +39,7 @@ def _skipping(broker: Broker[S]) -> Iterator[None]:
 
 
 def _shared(broker: Broker[S]) -> Iterator[S]:
-    with _skipping(broker), running(broker) as server:
+    with skipping(broker), running(broker) as server:
         yield server
 
 
@@ -47,7 +47,7 @@ def _own(broker: Broker[S]) -> Iterator[Callable[[], S]]:
     with ExitStack() as servers:
 
         def start() -> S:
-            with _skipping(broker):
+            with skipping(broker):
                 return servers.enter_context(running(broker, own=True))
 
         yield start
