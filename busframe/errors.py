@@ -127,7 +127,9 @@ class PublishFailed(PublishError):
         transient: whether the same publish may succeed later.
     """
 
-    def __init__(self, what: str = "the broker refused the message", *, message_id: str = "", transient: bool = True) -> None:
+    def __init__(
+        self, what: str = "the broker refused the message", *, message_id: str = "", transient: bool = True
+    ) -> None:
         super().__init__(what, message_id=message_id)
         self.transient = transient
 
@@ -149,7 +151,7 @@ class DestinationNotFound(PublishError):
 
     def __init__(self, destination: str, *, message_id: str = "") -> None:
         super().__init__(
-            f"{destination!r} does not exist on the broker: add it to Bus(uses=[…]) with topology = \"create\", "
+            f'{destination!r} does not exist on the broker: add it to Bus(uses=[…]) with topology = "create", '
             "or create it there, and check the prefix setting",
             message_id=message_id,
         )

@@ -1,8 +1,8 @@
 """How often a message has failed, and how often the broker has delivered it: two different things (semantics A.3).
 
-``attempt`` is failures recorded + 1. A failure is recorded in the stored copy, as ``bf-attempt: <n> <source>``; one that
-another source recorded does not count here. ``deliveries`` is the broker's count: a message that was prefetched and
-handed back by a clean restart has many, and no failure.
+``attempt`` is failures recorded + 1. A failure is recorded in the stored copy, as ``bf-attempt: <n> <source>``; one
+that another source recorded does not count here. ``deliveries`` is the broker's count: a message that was prefetched
+and handed back by a clean restart has many, and no failure.
 """
 
 from collections.abc import Mapping

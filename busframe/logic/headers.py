@@ -49,17 +49,12 @@ def _check_headers(message: Message) -> None:
         raise InvalidHeader(f"{len(headers)} headers: at most {MAX_HEADERS} travel", message_id=message.id)
     total = 0
     for name, value in headers.items():
-        problem = _name_problem(name)
-        if problem is None and not isinstance(value, str):
-            problem = f"must be text, not {type(value).__name__}: convert it"
+        size, problem = 0, _name_problem(name)
         if problem is None:
-            if value.isascii() and value.isprintable() and len(value) <= MAX_VALUE_BYTES and value == value.strip():
-                total += len(name) + len(value)
-                continue
             size, problem = _measure(value)
-            total += len(name) + size
         if problem is not None:
             raise InvalidHeader(f"header {_shorten(name)} {problem}", message_id=message.id)
+        total += len(name) + size
     if total > MAX_TOTAL_BYTES:
         raise InvalidHeader(f"the headers have {total} bytes: at most {MAX_TOTAL_BYTES} travel", message_id=message.id)
 
@@ -75,9 +70,11 @@ def _name_problem(name: object) -> str | None:
     return None
 
 
-def _measure(value: str) -> tuple[int, str | None]:
+def _measure(value: object) -> tuple[int, str | None]:
+    if not isinstance(value, str):
+        return 0, f"must be text, not {type(value).__name__}: convert it"
     try:
-        size = len(value.encode())
+        size = len(value) if value.isascii() else len(value.encode())
     except UnicodeEncodeError:
         return 0, "has a value that is not valid Unicode text"
     if _CONTROL.search(value):

@@ -14,7 +14,12 @@ TRANSITIONS: dict[SourceState, dict[SourceEvent, SourceState]] = {
     "starting": {"opened": "consuming", "lost": "reconnecting", "paused": "paused", "resumed": "starting"},
     "consuming": {"opened": "consuming", "lost": "reconnecting", "paused": "paused", "resumed": "consuming"},
     "paused": {"opened": "paused", "lost": "reconnecting", "paused": "paused", "resumed": "consuming"},
-    "reconnecting": {"opened": "consuming", "lost": "reconnecting", "paused": "reconnecting", "resumed": "reconnecting"},
+    "reconnecting": {
+        "opened": "consuming",
+        "lost": "reconnecting",
+        "paused": "reconnecting",
+        "resumed": "reconnecting",
+    },
     "stopped": {"opened": "stopped", "lost": "stopped", "paused": "stopped", "resumed": "stopped"},
 }
 for _events in TRANSITIONS.values():

@@ -1,4 +1,4 @@
-"""The header names that busframe writes beside the application's own, and how a stored message's headers are told apart.
+"""The headers that busframe writes beside the application's own, and how a stored message's headers are told apart.
 
 ``bf-*`` headers are of two kinds. *Fields* are parts of the ``Message`` for which a broker may have no property of its
 own; the transport maps them. *Carried* ones are the core's state of one stored copy (attempts, expiry, failure record):

@@ -36,7 +36,7 @@ _RESERVED_SUBSCRIPTIONS = frozenset({"dead", "retry"})
 _NO_OPTIONS: Options = MappingProxyType({})
 
 
-def _check_name(kind: str, name: str, longest: int, reserved: frozenset[str]) -> None:
+def _check_name(kind: str, name: object, longest: int, reserved: frozenset[str]) -> None:
     if not isinstance(name, str) or not name or len(name) > longest or not _NAME.fullmatch(name):
         raise InvalidName(
             f"{kind} name {name!r} is not valid on every broker: use 1 to {longest} characters of ASCII letters, "
@@ -75,7 +75,7 @@ class Destination(Generic[T]):
         self.options = options
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (type(other) is type(self) and other.name == self.name)  # type: ignore[attr-defined]
+        return self is other or (type(other) is type(self) and other.name == self.name)
 
     def __hash__(self) -> int:
         return hash((type(self).__name__, self.name))
@@ -129,27 +129,54 @@ class Queue(Destination[T], Source[T]):
     ) -> None: ...
     @overload
     def __init__(
-        self: "Queue[A | B | C | D]", name: str, a: type[A], b: type[B], c: type[C], d: type[D], /, *, options: Options = ...
+        self: "Queue[A | B | C | D]",
+        name: str,
+        a: type[A],
+        b: type[B],
+        c: type[C],
+        d: type[D],
+        /,
+        *,
+        options: Options = ...,
     ) -> None: ...
     @overload
     def __init__(
         self: "Queue[A | B | C | D | E]",
-        name: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, *, options: Options = ...,
+        name: str,
+        a: type[A],
+        b: type[B],
+        c: type[C],
+        d: type[D],
+        e: type[E],
+        /,
+        *,
+        options: Options = ...,
     ) -> None: ...
     @overload
     def __init__(
         self: "Queue[A | B | C | D | E | F]",
-        name: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], f: type[F], /, *, options: Options = ...,
+        name: str,
+        a: type[A],
+        b: type[B],
+        c: type[C],
+        d: type[D],
+        e: type[E],
+        f: type[F],
+        /,
+        *,
+        options: Options = ...,
     ) -> None: ...
     def __init__(self, name: str, /, *types: type, options: Options = _NO_OPTIONS) -> None:
         super().__init__(name, *types, options=options)
 
     @property
     def address(self) -> str:
+        """Its text form."""
         return self.name
 
     @property
     def dead_letters(self) -> "DeadLetters":
+        """Where the messages go that could not be handled."""
         return DeadLetters(self)
 
 
@@ -179,17 +206,42 @@ class Topic(Destination[T]):
     ) -> None: ...
     @overload
     def __init__(
-        self: "Topic[A | B | C | D]", name: str, a: type[A], b: type[B], c: type[C], d: type[D], /, *, options: Options = ...
+        self: "Topic[A | B | C | D]",
+        name: str,
+        a: type[A],
+        b: type[B],
+        c: type[C],
+        d: type[D],
+        /,
+        *,
+        options: Options = ...,
     ) -> None: ...
     @overload
     def __init__(
         self: "Topic[A | B | C | D | E]",
-        name: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, *, options: Options = ...,
+        name: str,
+        a: type[A],
+        b: type[B],
+        c: type[C],
+        d: type[D],
+        e: type[E],
+        /,
+        *,
+        options: Options = ...,
     ) -> None: ...
     @overload
     def __init__(
         self: "Topic[A | B | C | D | E | F]",
-        name: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], f: type[F], /, *, options: Options = ...,
+        name: str,
+        a: type[A],
+        b: type[B],
+        c: type[C],
+        d: type[D],
+        e: type[E],
+        f: type[F],
+        /,
+        *,
+        options: Options = ...,
     ) -> None: ...
     def __init__(self, name: str, /, *types: type, options: Options = _NO_OPTIONS) -> None:
         super().__init__(name, *types, options=options)
@@ -252,6 +304,7 @@ class Subscription(Source[T]):
 
     @property
     def address(self) -> str:
+        """Its text form."""
         return f"{self.topic.name}/{self.name}"
 
     @property
@@ -261,10 +314,13 @@ class Subscription(Source[T]):
 
     @property
     def dead_letters(self) -> "DeadLetters":
+        """Where the messages go that could not be handled."""
         return DeadLetters(self)
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Subscription) and other.topic == self.topic and other.name == self.name)
+        return self is other or (
+            isinstance(other, Subscription) and other.topic == self.topic and other.name == self.name
+        )
 
     def __hash__(self) -> int:
         return hash(("Subscription", self.topic.name, self.name))
@@ -288,6 +344,7 @@ class DeadLetters(Source[Message]):
 
     @property
     def address(self) -> str:
+        """Its text form."""
         return f"{self.of.address}!dead"
 
     @property

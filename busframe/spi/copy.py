@@ -45,6 +45,8 @@ async def copy_then_ack(
     if outcome is not None:
         if isinstance(outcome, PublishError) and not outcome.message_id:
             outcome.message_id = message.id
-        return outcome if isinstance(outcome, BusframeError) else PublishOutcomeUnknown(str(outcome), message_id=message.id)
+        if not isinstance(outcome, BusframeError):
+            return PublishOutcomeUnknown(str(outcome), message_id=message.id)
+        return outcome
     (outcome,) = await receiver.settle([(delivery, ACK)])
     return outcome
