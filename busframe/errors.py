@@ -173,6 +173,7 @@ class MessageTooLarge(PublishError):
         )
         self.size = size
         self.limit = limit
+        self.args = (size, limit)  # what copy and pickle make it from
 
 
 class InvalidHeader(PublishError):
