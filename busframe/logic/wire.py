@@ -82,7 +82,8 @@ def text_of(value: object) -> str:
 def format_time(at: datetime) -> str:
     """RFC 3339 in UTC, to the microsecond."""
     at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Not strftime: its %Y has no leading zeros, and nobody reads '1-01-01' again.
+    return at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def parse_time(text: str | None) -> datetime | None:
