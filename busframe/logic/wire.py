@@ -56,27 +56,35 @@ def split_headers(stored: Iterable[tuple[str, str]]) -> tuple[dict[str, str], di
 def text_of(value: object) -> str:
     """The canonical text of a header value that a foreign program sent typed: it is delivered, never refused.
 
-    Booleans are ``true`` and ``false``, None is empty, times are RFC 3339, bytes are UTF-8 with U+FFFD for what is not.
+    Booleans are ``true`` and ``false``, None is empty, times are RFC 3339, bytes are UTF-8 with U+FFFD for what is not,
+    also in text. What has no text at all (an endless list, a number of 5000 digits) is its type: ``<int>``.
     """
+    try:
+        return _text_of(value)
+    except Exception:  # a foreign value may fail in any way, and is no reason to hold its message up
+        return f"<{type(value).__name__}>"
+
+
+def _text_of(value: object) -> str:
     match value:
         case str():
-            return value
+            return value if value.isascii() else value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         case None:
             return ""
         case bool():
             return "true" if value else "false"
         case int():
             return str(int(value))  # a subclass may print itself otherwise: pika's long is '3L'
-        case bytes() | bytearray():
+        case bytes() | bytearray() | memoryview():
             return bytes(value).decode("utf-8", "replace")
         case datetime():
             return format_time(value)
         case Mapping():
-            return ", ".join(f"{text_of(key)}={text_of(item)}" for key, item in value.items())
+            return ", ".join(f"{_text_of(key)}={_text_of(item)}" for key, item in value.items())
         case list() | tuple():
-            return ", ".join(map(text_of, value))
+            return ", ".join(map(_text_of, value))
         case _:
-            return str(value)
+            return _text_of(str(value))
 
 
 def format_time(at: datetime) -> str:
