@@ -27,13 +27,15 @@ REPLAYS = "bf-replays"
 DEAD_PREFIX = "bf-dead-"
 
 _BROKERS = frozenset({"x-death", "x-delivery-count", "x-acquired-count"})
+_ROUTING = frozenset({"CC", "BCC"})
+"""RabbitMQ routes copies by these two, in capitals only, and closes the channel where they are text."""
 _BROKERS_PREFIXES = ("x-first-death-", "x-last-death-", "x-opt-", "nats-")
 
 
 def is_brokers_own(name: str) -> bool:
     """Whether a header is one that a broker writes itself: never shown to the application, never accepted from it."""
-    name = name.lower()
-    return name in _BROKERS or name.startswith(_BROKERS_PREFIXES)
+    lowered = name.lower()
+    return name in _ROUTING or lowered in _BROKERS or lowered.startswith(_BROKERS_PREFIXES)
 
 
 def split_headers(stored: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
