@@ -41,6 +41,8 @@ def is_brokers_own(name: str) -> bool:
 def split_headers(stored: Iterable[tuple[str, str]]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
     """Tell a stored message's headers apart.
 
+    A ``bf-*`` name counts in any case, and comes out in small letters: Go's libraries send ``Bf-Id``.
+
     Returns:
         (fields, carried, the application's own); a broker's own headers are in none of them.
     """
@@ -48,8 +50,9 @@ def split_headers(stored: Iterable[tuple[str, str]]) -> tuple[dict[str, str], di
     carried: dict[str, str] = {}
     own: dict[str, str] = {}
     for name, value in stored:
-        if name.startswith(PREFIX):
-            (fields if name in FIELDS else carried)[name] = value
+        lowered = name.lower()
+        if lowered.startswith(PREFIX):
+            (fields if lowered in FIELDS else carried)[lowered] = value
         elif not is_brokers_own(name):
             own[name] = value
     return fields, carried, own
