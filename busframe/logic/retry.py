@@ -96,10 +96,10 @@ class Retry:
     def delay_after(self, attempt: int, random: float) -> float:
         """The delay after a failed attempt (from 1), in seconds."""
         try:
-            delay = self.delay_s * self.factor ** (attempt - 1)
+            # A float, for whole numbers do not overflow: 2 ** 10**9 takes minutes and gigabytes.
+            delay = min(self.max_delay_s, self.delay_s * float(self.factor) ** (attempt - 1))
         except OverflowError:
-            delay = inf if self.delay_s else 0.0
-        delay = min(self.max_delay_s, delay) if delay == delay else self.max_delay_s  # 0 · inf is not a number
+            delay = self.max_delay_s if self.delay_s else 0.0
         lengthened = delay * (1 + self.jitter * random)
         return lengthened if isfinite(lengthened) else self.max_delay_s
 
