@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import inf, isfinite
-from types import MappingProxyType
+from math import isfinite
+from sys import float_info
 from typing import TypeAlias
 
 from busframe.errors import ConfigurationError
@@ -62,17 +62,17 @@ class Retry:
     jitter: float = 0.1
     max_age_s: float | None = None
     give_up_on: tuple[type[Exception], ...] = ()
-    rules: Mapping[type[Exception], "Retry"] = field(default_factory=lambda: MappingProxyType({}))
+    rules: Mapping[type[Exception], "Retry"] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         problems = [
             f"Retry: {name} must be {rule}, not {value!r}"
             for name, value, ok, rule in (
                 ("max_attempts", self.max_attempts, self.max_attempts >= 1, "1 or more"),
-                ("delay_s", self.delay_s, 0 <= self.delay_s < inf, "0 or more seconds"),
-                ("factor", self.factor, 1 <= self.factor < inf, "1 or more"),
-                ("max_delay_s", self.max_delay_s, 0 <= self.max_delay_s < inf, "0 or more seconds"),
-                ("jitter", self.jitter, 0 <= self.jitter < inf, "0 or more, a fraction"),
+                ("delay_s", self.delay_s, 0 <= self.delay_s <= float_info.max, "0 or more seconds"),
+                ("factor", self.factor, 1 <= self.factor <= float_info.max, "1 or more"),
+                ("max_delay_s", self.max_delay_s, 0 <= self.max_delay_s <= float_info.max, "0 or more seconds"),
+                ("jitter", self.jitter, 0 <= self.jitter <= float_info.max, "0 or more, a fraction"),
                 ("max_age_s", self.max_age_s, self.max_age_s is None or self.max_age_s > 0, "more than 0 seconds"),
             )
             if not ok
