@@ -52,7 +52,7 @@ class Retry:
             wins, by its method resolution order.
 
     Raises:
-        ConfigurationError: a number is out of its range.
+        ConfigurationError: a number is out of its range, or what should be exception classes is not.
     """
 
     max_attempts: int = 5
@@ -74,6 +74,8 @@ class Retry:
                 ("max_delay_s", self.max_delay_s, 0 <= self.max_delay_s <= float_info.max, "0 or more seconds"),
                 ("jitter", self.jitter, 0 <= self.jitter <= float_info.max, "0 or more, a fraction"),
                 ("max_age_s", self.max_age_s, self.max_age_s is None or self.max_age_s > 0, "more than 0 seconds"),
+                ("give_up_on", self.give_up_on, _are_errors(self.give_up_on), "a tuple of exception classes"),
+                ("rules", self.rules, _are_errors(tuple(self.rules)), "by exception class"),
             )
             if not ok
         ]
@@ -113,6 +115,10 @@ class Retry:
     def most_attempts(self) -> int:
         """The most attempts that it or one of its rules allows."""
         return max([self.max_attempts, *(rule.most_attempts for rule in self.rules.values())])
+
+
+def _are_errors(kinds: object) -> bool:
+    return isinstance(kinds, tuple) and all(isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds)
 
 
 def most_attempts(policy: RetryPolicy) -> int:
