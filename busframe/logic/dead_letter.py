@@ -12,6 +12,9 @@ MAX_MESSAGE_BYTES = 1024
 MAX_STACK_BYTES = 8 * 1024
 MAX_NAME_BYTES = 512
 
+UNSTATED = "unstated"
+"""The reason of a policy that gave an empty one."""
+
 _REASON = DEAD_PREFIX + "reason"
 _ERROR_TYPE = DEAD_PREFIX + "error-type"
 _ERROR_MESSAGE = DEAD_PREFIX + "error-message"
@@ -64,7 +67,7 @@ def dead_letter_headers(carried: Headers, record: FailureRecord) -> Headers:
     }
     failed_first = carried.get(FIRST_FAILED_AT) if record.attempts > 1 else None
     parts = {
-        _REASON: _escape(record.reason, MAX_NAME_BYTES),
+        _REASON: _escape(record.reason, MAX_NAME_BYTES) or UNSTATED,
         _ERROR_TYPE: record.error_type and _escape(record.error_type, MAX_NAME_BYTES),
         _ERROR_MESSAGE: record.error_message and _escape(record.error_message, MAX_MESSAGE_BYTES),
         _STACK: record.stack and _escape(record.stack, MAX_STACK_BYTES, keep_end=True),
