@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from busframe.logic.wire import ATTEMPT, DEAD_PREFIX, EXPIRES_AT, FIRST_FAILED_AT, REPLAYS, parse_time
+from busframe.logic.wire import ATTEMPT, DEAD_PREFIX, EXPIRES_AT, FIRST_FAILED_AT, REPLAYS, format_time, parse_time
 from busframe.model.message import DeadLetterInfo, Headers
 
 MAX_MESSAGE_BYTES = 1024
@@ -65,19 +65,19 @@ def dead_letter_headers(carried: Headers, record: FailureRecord) -> Headers:
         for name, value in carried.items()
         if name not in (ATTEMPT, FIRST_FAILED_AT, EXPIRES_AT) and not name.startswith(DEAD_PREFIX)
     }
-    failed_first = carried.get(FIRST_FAILED_AT) if record.attempts > 1 else None
+    failed_first = parse_time(carried.get(FIRST_FAILED_AT)) if record.attempts > 1 else None
     parts = {
         _REASON: _escape(record.reason, MAX_NAME_BYTES) or UNSTATED,
         _ERROR_TYPE: record.error_type and _escape(record.error_type, MAX_NAME_BYTES),
         _ERROR_MESSAGE: record.error_message and _escape(record.error_message, MAX_MESSAGE_BYTES),
         _STACK: record.stack and _escape(record.stack, MAX_STACK_BYTES, keep_end=True),
         _ATTEMPTS: str(record.attempts),
-        _FIRST_FAILED_AT: failed_first or (record.now if record.attempts else None),
+        _FIRST_FAILED_AT: format_time(failed_first) if failed_first else (record.now if record.attempts else None),
         _LAST_FAILED_AT: record.now,
         _SOURCE: record.source,
         _HANDLER: record.handler and _escape(record.handler, MAX_NAME_BYTES),
         _HOST: _escape(record.host, MAX_NAME_BYTES),
-        _REPLAYS: carried.get(REPLAYS, "0"),
+        _REPLAYS: str(_number(carried.get(REPLAYS))),
     }
     return kept | {name: value for name, value in parts.items() if value}
 
