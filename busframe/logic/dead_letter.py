@@ -1,9 +1,12 @@
 """The failure record that a dead letter carries, and how it is read (semantics A.4)."""
 
 import json
+import re
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 
 from busframe.logic.wire import ATTEMPT, DEAD_PREFIX, EXPIRES_AT, FIRST_FAILED_AT, REPLAYS, format_time, parse_time
 from busframe.model.message import DeadLetterInfo, Headers
@@ -14,6 +17,10 @@ MAX_NAME_BYTES = 512
 
 UNSTATED = "unstated"
 """The reason of a policy that gave an empty one."""
+
+_CUT = "..."
+_CHARACTER = re.compile(r"\\ud[89ab]\w\w\\ud[c-f]\w\w|\\u\w{4}|\\?.")
+"""One character as JSON escapes it; beyond U+FFFF as two surrogates, which may not be parted."""
 
 _REASON = DEAD_PREFIX + "reason"
 _ERROR_TYPE = DEAD_PREFIX + "error-type"
@@ -128,30 +135,23 @@ def _number(text: str | None) -> int:
 
 
 def _escape(text: str, limit: int, *, keep_end: bool = False) -> str:
-    escaped = json.dumps(text)[1:-1].strip()
-    if len(escaped) <= limit:
+    """JSON's escapes, cut to so many bytes between two characters; blanks at the edges are dropped."""
+    short = text[-limit:] if keep_end else text[:limit]  # an escaped character has at least one byte
+    escaped = json.dumps(short)[1:-1].strip()
+    if len(short) == len(text) and len(escaped) <= limit:
         return escaped
-    # Cut the text and not the escapes. An escaped character has at least one byte, so `limit` characters are enough.
-    text = text[-limit:] if keep_end else text[:limit]
-    sizes = [len(json.dumps(character)) - 2 for character in text]
-    room = limit - 3
-    order = range(len(text) - 1, -1, -1) if keep_end else range(len(text))
-    kept = 0
-    for index in order:
-        if sizes[index] > room:
-            break
-        room -= sizes[index]
-        kept += 1
+    characters = _CHARACTER.findall(escaped)
     if keep_end:
-        return ("..." + json.dumps(text[len(text) - kept :])[1:-1]).strip()
-    return (json.dumps(text[:kept])[1:-1] + "...").strip()
+        characters.reverse()
+    count = bisect_right(list(accumulate(map(len, characters))), limit - len(_CUT))
+    kept = characters[:count]
+    return f"{_CUT}{''.join(reversed(kept))}" if keep_end else f"{''.join(kept)}{_CUT}"
 
 
 def _unescape(text: str | None) -> str | None:
     if text is None:
         return None
     try:
-        value = json.loads(f'"{text}"')
+        return str(json.loads(f'"{text}"'))
     except ValueError:
         return text
-    return value if isinstance(value, str) else text
