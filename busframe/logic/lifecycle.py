@@ -11,7 +11,7 @@ SourceState: TypeAlias = Literal["starting", "consuming", "paused", "reconnectin
 SourceEvent: TypeAlias = Literal["opened", "lost", "paused", "resumed", "stopped"]
 
 TRANSITIONS: dict[SourceState, dict[SourceEvent, SourceState]] = {
-    "starting": {"opened": "consuming", "lost": "reconnecting", "paused": "paused", "resumed": "starting"},
+    "starting": {"opened": "consuming", "lost": "reconnecting", "paused": "starting", "resumed": "starting"},
     "consuming": {"opened": "consuming", "lost": "reconnecting", "paused": "paused", "resumed": "consuming"},
     "paused": {"opened": "paused", "lost": "reconnecting", "paused": "paused", "resumed": "consuming"},
     "reconnecting": {
