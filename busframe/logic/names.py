@@ -26,25 +26,35 @@ def physical_name(address: Address, prefix: str = "") -> str:
 def find_collisions(addresses: Iterable[Address]) -> list[str]:
     """What is wrong with names that are each valid alone: one problem a line, in a stable order.
 
-    One name is a queue or a topic, never both; two that differ only in ``.`` and ``_`` are one to Kafka.
+    One name is a queue or a topic, never both; two that differ only in ``.`` and ``_`` are one to Kafka. A subscription
+    speaks for its topic, and dead letters for their source.
     """
     kinds: dict[str, str] = {}
-    folded: dict[str, str] = {}
-    problems: list[str] = []
+    folded: dict[tuple[str, str], str] = {}
+    problems: dict[str, None] = {}
     for address in addresses:
-        match address:
-            case DeadLetters():
-                continue
-            case Subscription(topic=topic, name=name):
-                kind, name, scope = "subscription", f"{topic.name}/{name}", f"{topic.name}/"
-            case Queue(name=name) | Topic(name=name):
-                kind, scope = type(address).__name__.lower(), ""
-        if kinds.setdefault(name, kind) != kind:
-            problems.append(f"{name!r} is a queue and a topic: give one of them another name")
-        twin = folded.setdefault(scope + name.removeprefix(scope).replace(".", "_"), name)
-        if twin != name:
-            problems.append(f"{twin!r} and {name!r} differ only in '.' and '_', which Kafka takes for one: rename one")
-    return list(dict.fromkeys(problems))
+        for kind, topic, name in _parts(address):
+            text = f"{topic}/{name}" if topic else name
+            if not topic and kinds.setdefault(name, kind) != kind:
+                problems[f"{name!r} is a queue and a topic: give one of them another name"] = None
+            twin = folded.setdefault((topic, name.replace(".", "_")), text)
+            if twin != text:
+                problems[f"{twin!r} and {text!r} differ only in '.' and '_', which Kafka takes for one: rename one"] = (
+                    None
+                )
+    return list(problems)
+
+
+def _parts(address: Address) -> list[tuple[str, str, str]]:
+    match address:
+        case DeadLetters(of=source):
+            return _parts(source)
+        case Subscription(topic=topic, name=name):
+            return [("topic", "", topic.name), ("subscription", topic.name, name)]
+        case Queue(name=name):
+            return [("queue", "", name)]
+        case Topic(name=name):
+            return [("topic", "", name)]
 
 
 def dedup_key(
