@@ -12,9 +12,9 @@ def matches(where: Mapping[str, str | Sequence[str]], headers: Mapping[str, str]
     return True
 
 
-def combinations(where: Mapping[str, Sequence[str]]) -> int:
+def combinations(where: Mapping[str, str | Sequence[str]]) -> int:
     """How many single-value filters say the same: what a broker without lists of values has to hold."""
     count = 1
     for values in where.values():
-        count *= len(set(values))
+        count *= 1 if isinstance(values, str) else len(set(values))
     return count
