@@ -8,7 +8,10 @@ START = 4
 
 
 class Credit:
-    """In flight ≤ window ≤ limit, and the window is never below one, so that it can always move again."""
+    """In flight ≤ window ≤ limit, and the window is never below one, so that it can always move again.
+
+    After ``narrow`` or ``resize`` more than the window may be in flight, until enough of it is given back.
+    """
 
     __slots__ = ("_successes", "in_flight", "limit", "window")
 
