@@ -46,7 +46,9 @@ async def copy_then_ack(
         if isinstance(outcome, PublishError) and not outcome.message_id:
             outcome.message_id = message.id
         if not isinstance(outcome, BusframeError):
-            return PublishOutcomeUnknown(str(outcome), message_id=message.id)
+            unknown = PublishOutcomeUnknown(str(outcome), message_id=message.id)
+            unknown.__cause__ = outcome
+            return unknown
         return outcome
     (outcome,) = await receiver.settle([(delivery, ACK)])
     return outcome
