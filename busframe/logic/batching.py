@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 def batches(items: Iterable[T], *, size_of: Callable[[T], int], max_items: int, max_bytes: int) -> Iterator[list[T]]:
-    """Batches of at most so many items and bytes, lazily: of the stream at most one item more is read than is given out.
+    """Batches of at most so many items and bytes, lazily: at most one item more is read than is given out.
 
     An item that is larger than ``max_bytes`` by itself makes a batch of its own: whether it fits is not decided here.
 
