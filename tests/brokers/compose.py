@@ -45,7 +45,8 @@ class ComposeRunner:
         try:
             self._compose("up", "--detach", self.service)
         except RuntimeError as error:
-            raise Unavailable(f"docker compose cannot start it: {error}") from error
+            reason = str(error).strip().splitlines()[-1]
+            raise Unavailable(f"docker compose cannot start it: {reason}") from error
 
     def stop(self) -> None:
         """Stop the container and keep its data."""

@@ -35,17 +35,18 @@ def debian_root(name: str, suite: str, packages: Sequence[str]) -> Path:
 
 
 def _install(root: Path, suite: str, packages: Sequence[str]) -> None:
+    # Not every way to become root puts the administrator's programs on the path.
+    env = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "DEBIAN_FRONTEND": "noninteractive"}
     try:
-        if shutil.which("debootstrap") is None:
-            apt_env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            checked_output(["apt-get", "update", "-qq"])
-            checked_output(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "debootstrap"], env=apt_env)
+        if shutil.which("debootstrap", path=env["PATH"]) is None:
+            checked_output(["apt-get", "update", "-qq"], env=env)
+            checked_output(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "debootstrap"], env=env)
         include = f"--include={','.join(packages)}"
         # In namespaces here too: an interrupted debootstrap leaves no mount in a folder that we may delete.
         command = [*_NAMESPACES, "--mount-proc", "debootstrap", "--variant=minbase", include, suite, str(root)]
-        checked_output([*command, *_mirror()])
+        checked_output([*command, *_mirror()], env=env)
     except (RuntimeError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"installing it failed: {error}") from error
+        raise Unavailable(f"installing it failed: {str(error).strip().splitlines()[-1]}") from error
     for package in (root / "var/cache/apt/archives").glob("*.deb"):
         package.unlink()
 
