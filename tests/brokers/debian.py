@@ -35,8 +35,7 @@ def debian_root(name: str, suite: str, packages: Sequence[str]) -> Path:
 
 
 def _install(root: Path, suite: str, packages: Sequence[str]) -> None:
-    # Not every way to become root puts the administrator's programs on the path.
-    env = {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "DEBIAN_FRONTEND": "noninteractive"}
+    env = {**_root_env(), "DEBIAN_FRONTEND": "noninteractive"}
     try:
         if shutil.which("debootstrap", path=env["PATH"]) is None:
             checked_output(["apt-get", "update", "-qq"], env=env)
@@ -49,6 +48,11 @@ def _install(root: Path, suite: str, packages: Sequence[str]) -> None:
         raise Unavailable(f"installing it failed: {str(error).strip().splitlines()[-1]}") from error
     for package in (root / "var/cache/apt/archives").glob("*.deb"):
         package.unlink()
+
+
+def _root_env() -> dict[str, str]:
+    """Return our environment with the administrator's programs: not every way to become root adds them."""
+    return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"}
 
 
 def _mirror() -> list[str]:
@@ -74,7 +78,7 @@ class RootRunner(ProcessRunner):
             'mount -t proc proc "$1/proc" && mount --bind "$2" "$1$3" && root=$1 && shift 3 && exec chroot "$root" "$@"'
         )
         shell = ("sh", "-c", enter, "sh", str(root), str(folder), DATA)
-        super().__init__([*_NAMESPACES, "--", *shell, *self._as_inside(command)], folder)
+        super().__init__([*_NAMESPACES, "--", *shell, *self._as_inside(command)], folder, _root_env())
 
     def _as_inside(self, command: Sequence[str]) -> list[str]:
         return ["env", "-i", *(f"{name}={value}" for name, value in self._inside_env.items()), *command]
@@ -85,7 +89,7 @@ class RootRunner(ProcessRunner):
         if pid is None:
             raise RuntimeError("the server does not run")
         enter = ["nsenter", "--target", str(pid), "--mount", "--pid", "--", "chroot", str(self._root)]
-        return checked_output([*enter, *self._as_inside(command)])
+        return checked_output([*enter, *self._as_inside(command)], env=self.env)
 
     def pid(self) -> int | None:
         """Return the first process of the namespace: `unshare` itself passes no signal on."""
