@@ -5,14 +5,14 @@ import signal
 import sys
 import threading
 
-from tests.brokers.find import broker, running
+from tests.brokers.find import BROKERS, broker, running
 from tests.brokers.server import Unavailable
 
 
 def main() -> int:
     """Start the named server, print its addresses, and wait for a signal."""
     parser = argparse.ArgumentParser(prog="python -m tests.brokers", description=__doc__)
-    parser.add_argument("name", help="rabbitmq")
+    parser.add_argument("name", choices=BROKERS)
     parser.add_argument("--port", type=int, help="where it listens on 127.0.0.1; default: a free port")
     options = parser.parse_args()
 

@@ -12,6 +12,9 @@ from typing import Generic, TypeVar
 from tests.brokers.compose import engine_answers
 from tests.brokers.server import Server, Unavailable
 
+# The modules here that have a BROKER.
+BROKERS = ("rabbitmq",)
+
 S = TypeVar("S", bound=Server)
 
 

@@ -10,19 +10,17 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.brokers.find import Broker, S, running
+from tests.brokers.find import BROKERS, Broker, S, running
 from tests.brokers.rabbitmq import BROKER as RABBITMQ
 from tests.brokers.rabbitmq import RabbitMQ
 from tests.brokers.server import Unavailable
-
-_BROKERS = ("rabbitmq",)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test that uses a server, so that `-m 'not broker'` leaves it out."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        if any(broker in name for name in fixtures for broker in _BROKERS):
+        if any(broker in name for name in fixtures for broker in BROKERS):
             item.add_marker("broker")
 
 
