@@ -39,6 +39,13 @@ class Lanes(Generic[T]):
         """A delivery that kept its lane may start again, before all others."""
         self.ready.appendleft((item, lane))
 
+    def seize(self, lane: str) -> bool:
+        """Hold a lane for a delivery that does not wait here. False where it is held already."""
+        if lane in self._held:
+            return False
+        self._held[lane] = deque()
+        return True
+
     def take(self) -> tuple[T, str | None] | None:
         """The next one that may start, with its lane; None where there is none."""
         return self.ready.popleft() if self.ready else None

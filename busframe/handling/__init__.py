@@ -1,0 +1,1 @@
+"""What an application writes: handlers, what they are given, what they may answer."""

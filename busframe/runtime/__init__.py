@@ -1,0 +1,1 @@
+"""The only asyncio machinery: what receives, runs handlers, settles, and drains."""

@@ -1,0 +1,60 @@
+"""A worker as a process: it ends by signal, drained."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger("busframe.worker")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` at the first SIGTERM or SIGINT; a second one ends the process at once, with exit code 1.
+
+    At once means ``os._exit`` after a flush, so that a thread that hangs cannot hold the process.
+    """
+    loop = asyncio.get_running_loop()
+    seen = 0
+
+    def received(number: int) -> None:
+        nonlocal seen
+        seen += 1
+        name = signal.Signals(number).name
+        if seen == 1:
+            logger.info("%s: draining; once more to stop at once", name)
+            stop()
+        else:
+            logger.warning("%s again: stopped at once; what was running is delivered again", name)
+            exit_now(1)
+
+    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        try:
+            loop.add_signal_handler(number, received, number)
+        except (NotImplementedError, RuntimeError):  # Windows, or not the main thread
+            if sys.platform == "win32":
+                signal.signal(number, lambda number, _: loop.call_soon_threadsafe(received, number))
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            try:
+                loop.remove_signal_handler(number)
+            except (NotImplementedError, RuntimeError):
+                pass
+            if previous[number] is not None:
+                signal.signal(number, previous[number])
+
+
+def exit_now(code: int) -> None:
+    """End the process without waiting for its threads; what was logged and printed is flushed."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,115 @@
+"""What runs a bus's handlers."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from busframe.logic.lifecycle import READY, SourceState
+from busframe.runtime.source import SourceRunner
+from busframe.spi.transport import Host
+
+logger = logging.getLogger("busframe.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a bus is.
+
+    Attributes:
+        ready: it is open, and every source that it runs is being consumed (or paused).
+        sources: the state of each source, by its text form.
+        problems: what somebody should know though it works: handlers that outlive their time-out, parked messages.
+    """
+
+    ready: bool
+    sources: Mapping[str, SourceState] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+
+
+class Worker:
+    """Runs all sources of a bus over one transport. Made by ``bus.worker()``."""
+
+    def __init__(self, runners: Sequence[SourceRunner], host: Host, drain_timeout_s: float) -> None:
+        self._runners = tuple(runners)
+        self._host = host
+        self._drain_timeout_s = drain_timeout_s
+        self._draining: asyncio.Task[bool] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Worker {' '.join(map(repr, self._runners))}>"
+
+    @property
+    def sources(self) -> Sequence[SourceRunner]:
+        """What it runs."""
+        return self._runners
+
+    async def start(self) -> None:
+        """Consume from every source.
+
+        Raises:
+            DestinationNotFound: a source does not exist.
+            TransportError: one cannot be consumed, and waiting does not help.
+        """
+        results = await asyncio.gather(*(runner.start() for runner in self._runners), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def wait_idle(self, idle_s: float = 1.0) -> None:
+        """Wait until nothing is in flight and nothing was received for so many seconds.
+
+        A message that the broker holds back for a later retry is not in flight: wait longer than your delays.
+
+        Args:
+            idle_s: how long nothing may happen, in seconds.
+        """
+        while True:
+            last = max((runner.last_active for runner in self._runners), default=0.0)
+            busy = any(runner.in_flight for runner in self._runners)
+            quiet_s = time.monotonic() - last
+            if not busy and quiet_s >= idle_s:
+                return
+            await asyncio.sleep(max(0.005, min(0.05, idle_s) if busy else idle_s - quiet_s))
+
+    def health(self) -> Health:
+        """How its sources are. Never raises."""
+        states = {runner.address: runner.state for runner in self._runners}
+        problems = [problem for runner in self._runners for problem in runner.problems]
+        return Health(all(state in READY for state in states.values()), states, problems)
+
+    def statistics(self) -> dict[str, dict[str, int]]:
+        """What each source did, by its text form."""
+        return {runner.address: runner.counters.snapshot() for runner in self._runners}
+
+    def reported(self, address: str, up: bool, cause: BaseException | None) -> None:
+        """The transport says that the way to a source is there, or is not."""
+        for runner in self._runners:
+            if runner.address == address:
+                runner.reported(up, cause)
+
+    @property
+    def stuck_threads(self) -> int:
+        """How many plain functions still run; after ``drain`` these cannot be stopped."""
+        return sum(runner.stuck_threads for runner in self._runners)
+
+    async def drain(self) -> bool:
+        """Stop fetching, let handlers finish within the drain time-out, cancel the rest, close the receivers.
+
+        Returns:
+            Whether all finished by themselves.
+
+        If cancelled: it goes on; call it again to wait for its end.
+        """
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain(), name="busframe drain")
+        return await asyncio.shield(self._draining)
+
+    async def _drain(self) -> bool:
+        logger.info("draining: %d in flight", sum(runner.in_flight for runner in self._runners))
+        until = time.monotonic() + self._drain_timeout_s
+        await asyncio.gather(*(runner.stop() for runner in self._runners))
+        left_s = max(0.0, until - time.monotonic())
+        finished = await asyncio.gather(*(runner.finish(left_s) for runner in self._runners))
+        return all(finished)
