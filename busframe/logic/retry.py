@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
 from sys import float_info
 from typing import TypeAlias
 
@@ -102,8 +101,7 @@ class Retry:
             delay = min(self.max_delay_s, self.delay_s * float(self.factor) ** (attempt - 1))
         except OverflowError:
             delay = self.max_delay_s if self.delay_s else 0.0
-        lengthened = delay * (1 + self.jitter * random)
-        return lengthened if isfinite(lengthened) else self.max_delay_s
+        return min(float_info.max, delay * (1 + self.jitter * random))
 
     @property
     def longest_delay_s(self) -> float:
