@@ -1,0 +1,1 @@
+"""RabbitMQ for busframe: quorum queues, headers exchanges, publisher confirms."""

@@ -1,0 +1,157 @@
+"""What queues, topics, subscriptions and dead letters are on RabbitMQ: names, arguments, bindings. Pure.
+
+The arguments are constants of the wire format: every busframe program declares a queue of one name alike, whatever its
+policies, because the server refuses to declare it again with others.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from itertools import islice, product
+from types import MappingProxyType
+
+from busframe.errors import ConfigurationError
+from busframe.logic.filters import combinations
+from busframe.model.destination import Address, DeadLetters, Subscription, Topic
+from busframe.model.entity import Entity
+
+EXCHANGE_TYPE = "headers"
+MAX_BINDINGS = 32
+"""Of one subscription: a headers exchange looks at each binding for each message."""
+
+DELIVERY_LIMIT = 100
+CRASH_GUARD_MARGIN = 12
+"""The core's crash guard gives a message max_attempts + 10 deliveries, then one alone, and judges the next."""
+
+SINGLE_ACTIVE = "x-single-active-consumer"
+OPTIONS = frozenset({"single_active_consumer"})
+
+Arguments = Mapping[str, object]
+
+
+def queue_arguments(name: str, *, single_active: bool = False) -> Arguments:
+    """Of a queue, or of a subscription's queue.
+
+    Args:
+        name: the broker's.
+        single_active: for ``ordering="key"``. The order of a key across processes needs one active consumer, and the
+            server lets nobody add it to a queue that exists (406): so a source with ordering has it from the beginning.
+    """
+    arguments: dict[str, object] = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": f"{name}--dead",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",  # at-least-once needs it, and a full queue must say so to who publishes
+    }
+    if single_active:
+        arguments[SINGLE_ACTIVE] = True
+    return MappingProxyType(arguments)
+
+
+def dead_arguments(*, counts: bool = True) -> Arguments:
+    """Of dead letters.
+
+    Args:
+        counts: whether the server, from 4.0 on, drops a message of a quorum queue after 21 looks at it unless it is told
+            not to count. Older ones do not know the value.
+    """
+    return MappingProxyType({"x-queue-type": "quorum"} | ({"x-delivery-limit": -1} if counts else {}))
+
+
+def wanted_arguments(entity: Entity, name: Callable[[Address], str], *, counts: bool = True) -> Arguments:
+    """The arguments of the queue of a source.
+
+    Raises:
+        ConfigurationError: the options hold what is unknown here.
+    """
+    if isinstance(entity.address, DeadLetters):
+        return dead_arguments(counts=counts)
+    return queue_arguments(name(entity.address), single_active=is_single_active(entity))
+
+
+def is_single_active(entity: Entity) -> bool:
+    """Whether the queue is to have one active consumer: its handlers ask for order, or its options say so.
+
+    The option is for programs that only publish and may be the first to declare the queue.
+
+    Raises:
+        ConfigurationError: the options hold what is unknown here.
+    """
+    unknown = sorted(set(entity.options) - OPTIONS)
+    if unknown:
+        known = ", ".join(sorted(OPTIONS))
+        raise ConfigurationError(
+            [f"{entity.address}: rabbitmq has no option {name!r}; it has {known}" for name in unknown]
+        )
+    stated = entity.options.get("single_active_consumer")
+    return entity.ordering == "key" if stated is None else bool(stated)
+
+
+def is_handled(entity: Entity) -> bool:
+    """Whether something in this program handles it."""
+    return entity.max_attempts > 0
+
+
+def delivery_limit_clash(entity: Entity) -> str | None:
+    """What the handlers need of ``x-delivery-limit``, where it is more than the queue gives; else None.
+
+    The server would dead-letter a message that the crash guard still gives a chance.
+    """
+    needed = entity.max_attempts + CRASH_GUARD_MARGIN
+    if isinstance(entity.address, (DeadLetters, Topic)) or needed <= DELIVERY_LIMIT:
+        return None
+    return f"at least {needed}, unless max_attempts is {DELIVERY_LIMIT - CRASH_GUARD_MARGIN} or less"
+
+
+def bindings(subscription: Subscription[object]) -> list[Arguments]:
+    """The arguments of the bindings of a subscription's queue to its topic's exchange: one for each combination.
+
+    ``all-with-x``: plain ``all`` ignores headers whose names begin with ``x-``. Where there are too many combinations,
+    one binding takes everything and the core filters.
+    """
+    where = subscription.where
+    if is_filtered_by_core(subscription):
+        return [{"x-match": "all-with-x"}]
+    names = list(where)
+    found = product(*(dict.fromkeys(where[name]) for name in names))
+    combined = (dict(zip(names, values, strict=True)) for values in islice(found, MAX_BINDINGS))
+    return [{"x-match": "all-with-x", **each} for each in combined]
+
+
+def is_filtered_by_core(subscription: Subscription[object]) -> bool:
+    """Whether the filter has too many combinations for bindings."""
+    return combinations(subscription.where) > MAX_BINDINGS
+
+
+_INEQUIVALENT = re.compile(
+    r"inequivalent arg '(?P<argument>[^']*)'.*?(?:received (?P<wanted>.*?) but current is (?P<found>.*))?$", re.DOTALL
+)
+
+
+def read_inequivalent(text: str) -> tuple[str, str, str] | None:
+    """What the server says of a declaration that differs: (argument, what was asked, what is); None: another text.
+
+    ``PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received none but current is the
+    value '5' of type 'signedint'``
+    """
+    match = _INEQUIVALENT.search(text)
+    if match is None:
+        return None
+    return match["argument"], (match["wanted"] or "").strip(), (match["found"] or "").strip()
+
+
+_EXCHANGE = re.compile(r"exchange '(?P<name>[^']*)'")
+_TOO_LARGE = re.compile(r"message size (?P<size>\d+).*?(?:max(?:imum)?(?: size)?|limit)\D*(?P<limit>\d+)")
+
+
+def read_exchange(text: str) -> str | None:
+    """The exchange that the server complains about."""
+    match = _EXCHANGE.search(text)
+    return match["name"] if match else None
+
+
+def read_too_large(text: str) -> tuple[int, int] | None:
+    """(size, limit) where the server complains about the size of a message."""
+    match = _TOO_LARGE.search(text)
+    return (int(match["size"]), int(match["limit"])) if match else None

@@ -1,0 +1,216 @@
+"""The transport: two connections, so that an alarm which stops publishing does not stop acknowledgements."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from busframe.errors import ClosedError, DestinationNotFound, TransportError, Unsupported
+from busframe.logic.size import FRAMEWORK_RESERVE_BYTES
+from busframe.model.capabilities import Capabilities
+from busframe.model.delivery import Outgoing
+from busframe.model.destination import DeadLetters, Queue, SourceAddress, Topic
+from busframe.model.entity import Change, Entity, Stats, Stored
+from busframe.spi.transport import Host, Receiver, Transport
+from busframe_rabbitmq.cascade import MAX_DELAY_S, Cascade
+from busframe_rabbitmq.client import Channel, ChannelRefused
+from busframe_rabbitmq.delays import Delays
+from busframe_rabbitmq.letters import Letters
+from busframe_rabbitmq.link import Link, State
+from busframe_rabbitmq.provisioning import Provisioning
+from busframe_rabbitmq.publisher import Publisher
+from busframe_rabbitmq.receiver import RabbitReceiver
+from busframe_rabbitmq.settings import Settings
+
+if TYPE_CHECKING:
+    from pika.adapters.asyncio_connection import AsyncioConnection
+
+HOLD_MAX_S = 1500.0
+"""Below the server's ``consumer_timeout`` of 30 minutes, after which it takes an unsettled message back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """pika's own connections, for what is not portable; None while there is none.
+
+    Use them on the bus's loop only, and on channels of your own: pika is not thread-safe.
+    """
+
+    publishing: "AsyncioConnection | None"
+    consuming: "AsyncioConnection | None"
+
+
+class RabbitMQ(Transport):
+    """One client of one RabbitMQ server or cluster.
+
+    Args:
+        settings: where and how.
+        host: what the core gives.
+    """
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.settings = settings
+        self.host = host
+        self.capabilities = Capabilities(
+            durable=True,
+            confirm="replicated",
+            delivery_count=True,
+            attempt_exact=True,
+            nack="copy",
+            dead_letter="copy",
+            ordering="process",
+            filters="broker",
+            nack_delay_max_s=MAX_DELAY_S,
+            publish_delay_max_s=MAX_DELAY_S,
+            delay_resolution_s=0.5,
+            hold_max_s=HOLD_MAX_S,
+            max_message_bytes=settings.max_message_bytes - FRAMEWORK_RESERVE_BYTES,
+            stats=True,
+        )
+        self.publishing = Link("publish", settings, host, lambda state, cause: self._report("publish", state, cause))
+        self.consuming = Link("consume", settings, host, lambda state, cause: self._report("consume", state, cause))
+        self._states: dict[str, State] = {"publish": "down", "consume": "down"}
+        self._prefix = host.name(Queue("q")).removesuffix("q")
+        self._cascade: Cascade | None = None
+        self._delays = Delays(self.consuming, settings, host, self._get_cascade)
+        self._publisher = Publisher(self.publishing, self._delays, settings, host, self._get_cascade)
+        self._provisioning = Provisioning(self.consuming, self._delays, host, self._counts)
+        self._letters = Letters(self.consuming, host)
+        self._receivers: set[Receiver] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<RabbitMQ {self.settings.server.shown}: {self.publishing!r}, {self.consuming!r}>"
+
+    @property
+    def native(self) -> Native:  # type: ignore[override]
+        """pika's own connections."""
+        publishing, consuming = self.publishing.connection, self.consuming.connection
+        return Native(publishing.raw if publishing else None, consuming.raw if consuming else None)
+
+    async def open(self) -> None:
+        """See ``Transport.open``."""
+        self._check_open()
+        try:
+            await asyncio.gather(self.publishing.open(), self.consuming.open())
+        except BaseException:
+            await self.publishing.close()
+            await self.consuming.close()
+            raise
+        self._states = {"publish": "up", "consume": "up"}
+        self.host.report("connection", "up", None)
+
+    async def close(self) -> None:
+        """See ``Transport.close``."""
+        self._closed = True
+        await asyncio.gather(*(receiver.close() for receiver in list(self._receivers)), return_exceptions=True)
+        await self._publisher.close()
+        await self.publishing.close()
+        await self.consuming.close()
+
+    async def plan(self, entities: Sequence[Entity]) -> Sequence[Change]:
+        """See ``Transport.plan``."""
+        self._check_open()
+        return await self._provisioning.plan(entities)
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """See ``Transport.apply``."""
+        self._check_open()
+        await self._provisioning.apply(changes)
+
+    async def publish(self, outgoing: Sequence[Outgoing], *, timeout_s: float) -> Sequence[Exception | None]:
+        """See ``Transport.publish``."""
+        self._check_open()
+        return await self._publisher.publish(outgoing, timeout_s)
+
+    def receiver(self, entity: Entity, *, prefetch: int, ack: Literal["after", "before"] = "after") -> Receiver:
+        """See ``Transport.receiver``."""
+        self._check_open()
+        receiver = RabbitReceiver(self, entity, prefetch)
+        self._receivers.add(receiver)
+        return receiver
+
+    def forget(self, receiver: Receiver) -> None:
+        """A receiver was closed."""
+        self._receivers.discard(receiver)
+
+    async def stats(self, source: SourceAddress) -> Stats:
+        """The ready messages and the consumers; AMQP says no more.
+
+        Raises:
+            DestinationNotFound: the source does not exist.
+        """
+        self._check_open()
+        depth, consumers = await self._look(source)
+        dead = None
+        if not isinstance(source, DeadLetters):
+            try:
+                dead, _ = await self._look(source.dead_letters)
+            except DestinationNotFound:
+                dead = None
+        return Stats(depth=depth, consumers=consumers, dead=dead)
+
+    async def browse(self, source: SourceAddress, *, after: str = "", limit: int = 100) -> Sequence[Stored]:
+        """See ``Transport.browse``; of dead letters only. While it looks, the letters are invisible to others."""
+        self._check_open()
+        return await self._letters.browse(self._dead_only(source, "looked at"), after, limit)
+
+    async def remove(self, source: SourceAddress, positions: Sequence[str]) -> int:
+        """See ``Transport.remove``; of dead letters only."""
+        self._check_open()
+        return await self._letters.remove(self._dead_only(source, "removed singly"), positions)
+
+    async def purge(self, source: SourceAddress) -> int:
+        """See ``Transport.purge``; unsettled messages stay."""
+        self._check_open()
+        channel = await self._channel()
+        try:
+            return await channel.purge(self.host.name(source))
+        except ChannelRefused as error:
+            raise self._not_found(source, error) from error
+        finally:
+            channel.abandon()
+
+    # ------------------------------------------------------------------------------------------ inside
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the transport is closed")
+
+    def _get_cascade(self) -> Cascade:
+        if self._cascade is None:
+            self._cascade = Cascade(self._prefix, counts=self._counts())
+        return self._cascade
+
+    def _counts(self) -> bool:
+        """Whether the server is 4.0 or later, which counts each look at a message of a quorum queue."""
+        connection = self.consuming.connection or self.publishing.connection
+        return connection is None or connection.server_version >= (4, 0)
+
+    def _report(self, role: str, state: State, cause: TransportError | None) -> None:
+        before = self._states
+        self._states = {**before, role: state}
+        worst = next((state for state in ("down", "blocked") if state in self._states.values()), "up")
+        if worst != next((state for state in ("down", "blocked") if state in before.values()), "up"):
+            self.host.report("connection", worst, cause)  # type: ignore[arg-type]
+
+    async def _channel(self) -> Channel:
+        connection = await self.consuming.wait_up()
+        return await connection.channel()
+
+    async def _look(self, source: SourceAddress) -> tuple[int, int]:
+        channel = await self._channel()
+        try:
+            return await channel.declare_queue(self.host.name(source), passive=True)
+        except ChannelRefused as error:
+            raise self._not_found(source, error) from error
+        finally:
+            channel.abandon()
+
+    def _not_found(self, source: SourceAddress, error: ChannelRefused) -> Exception:
+        return DestinationNotFound(str(source)) if error.code == 404 else error
+
+    def _dead_only(self, source: SourceAddress | Topic[Any], what: str) -> DeadLetters:
+        if not isinstance(source, DeadLetters):
+            raise Unsupported(f"{source}: over AMQP messages of a queue cannot be {what}; dead letters can")
+        return source
