@@ -10,7 +10,6 @@ Times are seconds of the calling client's clock.
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 
 from busframe.errors import DestinationNotFound, MessageTooLarge, SettlementLost, Unsupported
@@ -132,12 +131,12 @@ class MemoryBroker:
                 consumer.due = rows.next_due()
                 store.waiters[consumer] = None
                 return taken
-            if store.waiters and rows.waiting:
-                store.wake()
             if not keep:
                 for row in held.values():
                     rows.finish(row)
                 held.clear()
+            if store.waiters and rows.waiting:
+                store.wake()
             return taken
 
     def settle(
@@ -248,9 +247,20 @@ class MemoryBroker:
 
 def _immutable(message: Message) -> Message:
     """A message that its publisher cannot change any more, without what a broker would not keep."""
-    if message.headers is NO_HEADERS and message.dead is None:
+    if message.headers is NO_HEADERS and message.dead is None and type(message.body) is bytes:
         return message
-    return replace(message, headers=_copied(message.headers), dead=None)
+    return Message(  # several times as fast as dataclasses.replace
+        bytes(message.body),
+        message.id,
+        message.type,
+        message.content_type,
+        _copied(message.headers),
+        message.key,
+        message.correlation_id,
+        message.reply_to,
+        message.published_at,
+        message.ttl_s,
+    )
 
 
 def _copied(headers: Headers) -> Headers:

@@ -12,6 +12,8 @@ from busframe.model.destination import SourceAddress, Subscription, Where
 from busframe.model.settlement import Settlement
 from busframe.spi.transport import Host, Receiver
 
+_YIELD_EVERY = 64
+
 
 class MemoryReceiver(Receiver):
     """A receiver that fetches nothing ahead: what it holds is what ``receive`` has returned.
@@ -34,6 +36,7 @@ class MemoryReceiver(Receiver):
         self._keep = keep
         self._consumer: Consumer | None = None
         self._closed = False
+        self._calls = 0
 
     def __repr__(self) -> str:
         return f"<MemoryReceiver {self._source} [{self._state}]>"
@@ -80,6 +83,10 @@ class MemoryReceiver(Receiver):
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """Wait for messages; see ``Receiver``."""
         broker, clock = self._broker, self._host.clock
+        self._calls += 1
+        if self._calls % _YIELD_EVERY == 0 or (self._consumer is not None and len(self._consumer.store.consumers) > 1):
+            # Receiving from a server lets others run: other tasks now and then, and competing consumers each time.
+            await asyncio.sleep(0)
         while True:
             consumer = self._consumer
             if consumer is None or consumer.stopped:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from math import inf
 from typing import Literal
 
@@ -165,7 +166,8 @@ class MemoryTransport(Transport):
         """
         broker, store = self._opened(), self._store(source)
         with broker.lock:
-            in_flight = sum(len(consumer.held) for consumer in store.consumers)
+            held = (row for consumer in store.consumers for row in consumer.held.values())
+            in_flight = sum(row.state == "held" for row in held)  # others were removed from the outside
             oldest = next(iter(store.rows.all.values()), None)
             letters = broker.entities.get(store.dead)
             return Stats(
@@ -188,7 +190,7 @@ class MemoryTransport(Transport):
             raise TransportError(f"{after!r} is no position in {source}: use one that browse returned", transient=False)
         first = int(after) + 1 if after else 0
         with broker.lock:
-            found = [row for row in store.rows.all.values() if row.number >= first][:limit]
+            found = list(islice((row for row in store.rows.all.values() if row.number >= first), max(0, limit)))
         return [
             Stored(
                 str(row.number),
@@ -237,4 +239,4 @@ class MemoryTransport(Transport):
 
 
 def _is_position(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    return text.isascii() and text.isdigit() and len(text) < 20
