@@ -1,45 +1,32 @@
-"""One source in a worker: a loop that receives, lanes that handle, a settler that settles.
+"""One source in a worker: a loop that receives, slots that handle, a settler that settles.
 
-How this works. The *receive loop* fetches while there is credit, and what it gets waits in ``Lanes``. The *slots* are
-``concurrency`` long-lived coroutines that take what may start, so no task is made for a message. Each ends in a
-settlement, which goes to the ``Settler``; when the broker has it, the credit comes back and the lane is free. A retry
-that waits in its lane keeps its credit and its lane, but no slot.
-
-Nothing here ends because something failed: the loop and the slots are restarted with back-off, and health says so.
+How this works. ``Receiving`` fetches while there is ``Credit``, and what it gets waits in the lanes of ``Slots``. A
+delivery ends in a settlement, which goes to the ``Settler``; when the broker has it, the credit comes back and the lane
+is free. Nothing here ends because something failed: it is begun again with back-off, and health says so.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from itertools import count as count_from
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from busframe.errors import BusframeError, DestinationNotFound, SettlementLost, TransportError
+from busframe.errors import SettlementLost, TransportError
 from busframe.handling.plan import SourcePlan
 from busframe.logic.attempts import Verdict, judge_deliveries
 from busframe.logic.credit import Credit
-from busframe.logic.lanes import Lanes
 from busframe.logic.lifecycle import SourceEvent, SourceState, advance
-from busframe.model.delivery import Delivery
 from busframe.model.entity import Entity
 from busframe.model.settlement import RELEASE
 from busframe.runtime.backoff import Backoff
 from busframe.runtime.flight import Flight
-from busframe.runtime.handle import Again, Handling, InLane, Pause
+from busframe.runtime.handle import Handling
+from busframe.runtime.receive import CLOSE_TIMEOUT_S, Receiving, log_failure
 from busframe.runtime.settle import Settler
-from busframe.spi.transport import Host, Receiver, Transport
-
-if TYPE_CHECKING:
-    from busframe.runtime.counters import Counters
+from busframe.runtime.slots import Slots
+from busframe.spi.transport import Host, Transport
 
 logger = logging.getLogger("busframe.worker")
-
-CLOSE_TIMEOUT_S = 5.0
-GROW_AFTER_S = 1.0
-FAIR_SHARE_S = 0.01
-AT_ONCE = Again(0.0)
 
 
 class SourceRunner:
@@ -53,7 +40,7 @@ class SourceRunner:
         handling: what a delivery goes through.
         max_deliveries: of the crash guard.
         redeclare: makes an entity exist again; used when the broker says that it is gone.
-        changed: told every change of state.
+        changed: told every change of state, and why.
     """
 
     def __init__(
@@ -69,50 +56,60 @@ class SourceRunner:
         changed: Callable[[SourceState, BaseException | None], None],
     ) -> None:
         self.plan = plan
-        self._entity = entity
         self.address = plan.source.address
         self.state: SourceState = "starting"
-        self.counters: Counters = handling.counters
+        self.counters = handling.counters
         self.credit = Credit(plan.prefetch, start=1)
-        self.last_active = time.monotonic()
-        self._transport = transport
         self._host = host
         self._handling = handling
         self._max_deliveries = max_deliveries
-        self._redeclare = redeclare
+        self._hold_max_s = transport.capabilities.hold_max_s
         self._changed = changed
-        self._lanes: Lanes[Flight] = Lanes()
-        self._settler = Settler(self.address, host, self._on_settled)
-        handling.finish = self._settler.put if plan.ack != "before" else lambda flight: self._on_settled(flight, None)
-        self._receiver: Receiver | None = None
-        self._window = self.credit.window
+        self._before = plan.ack == "before"
         self._tasks: set[asyncio.Task[None]] = set()
-        self._slots: list[asyncio.Task[None]] = []
-        self._receiving: asyncio.Task[None] | None = None
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._running = 0
-        self._quiet: list[asyncio.Future[None]] = []
-        self._credit_free: asyncio.Future[None] | None = None
-        self._waiting: dict[Flight, asyncio.Task[None]] = {}
-        self._hold = False
-        self._isolating = False
+        self._receive_task: asyncio.Task[None] | None = None
+        self._settle_task: asyncio.Task[None] | None = None
         self._draining = False
         self._paused_until = 0.0
-        self._suspect_from = next(count for count in count_from(2) if self._judge(count) is not Verdict.CLEAR)
-        self._pausing: asyncio.Task[None] | None = None
-        self._resumed = asyncio.Event()
-        self._resumed.set()
+        self._pause_task: asyncio.Task[None] | None = None
+        self._last_settled = time.monotonic()
+        self._settler = Settler(self.address, host, self._on_settled)
+        # What an at-most-once source receives is settled already.
+        handling.finish = (lambda flight: self._on_settled(flight, None)) if self._before else self._settler.put
+        self._slots = Slots(handling, host.sleep, self._spawn, self._pause, self._hand_back)
+        self._receiving = Receiving(
+            entity,
+            ack="before" if self._before else "after",
+            by_key=plan.ordering == "key",
+            transport=transport,
+            host=host,
+            slots=self._slots,
+            credit=self.credit,
+            counters=self.counters,
+            judge=self._judge,
+            release=self._release,
+            redeclare=redeclare,
+            changed=self.reported,
+            spawn=self._spawn,
+        )
 
     def __repr__(self) -> str:
         return (
-            f"<SourceRunner {self.address} {self.state}: {self._running} running, {len(self._lanes)} waiting, "
-            f"{self.credit.in_flight}/{self.credit.window} in flight>"
+            f"<SourceRunner {self.address} {self.state}: {self._slots.running} running, "
+            f"{len(self._slots.lanes)} waiting, {self.credit.in_flight}/{self.credit.window} in flight>"
         )
+
+    # ------------------------------------------------------------------------------------------------ how it is
 
     @property
     def in_flight(self) -> int:
         """Deliveries that are received and not settled; without those that are parked for good."""
         return self.credit.in_flight - len(self._settler.parked)
+
+    @property
+    def last_active(self) -> float:
+        """When something was last received or settled, on the monotonic clock."""
+        return max(self._receiving.last_active, self._last_settled)
 
     @property
     def problems(self) -> list[str]:
@@ -129,6 +126,16 @@ class SourceRunner:
         """How many plain functions still run."""
         return self._handling.threads.running if self._handling.threads is not None else 0
 
+    def reported(self, consumed: bool, cause: BaseException | None) -> None:
+        """The source is consumed, or the way to it is lost."""
+        self._advance("opened" if consumed else "lost", cause)
+
+    def _advance(self, event: SourceEvent, cause: BaseException | None = None) -> None:
+        state = advance(self.state, event)
+        if state != self.state:
+            self.state = state
+            self._changed(state, cause)
+
     # ------------------------------------------------------------------------------------------------ start
 
     async def start(self) -> None:
@@ -139,30 +146,15 @@ class SourceRunner:
             TransportError: it cannot be consumed, and waiting does not help.
         """
         try:
-            await self._open()
+            await self._receiving.open()
         except TransportError as error:
             if not error.transient:
                 raise
             self._advance("lost", error)
-        self._spawn(self._supervised(self._settler.run), "settler")
+        self._settle_task = self._spawn(self._supervised(self._settler.run), "settle")
         for number in range(self.plan.concurrency):
-            self._slots.append(self._spawn(self._supervised(self._slot), f"slot {number}"))
-        self._receiving = self._spawn(self._receive(), "receive")
-
-    async def _open(self) -> Receiver:
-        plan = self.plan
-        self._window = self.credit.window
-        receiver = self._transport.receiver(
-            self._entity, prefetch=self._window, ack="before" if plan.ack == "before" else "after"
-        )
-        try:
-            await receiver.open()
-        except BaseException:
-            await self._close(receiver)
-            raise
-        self._receiver = receiver
-        self._advance("opened")
-        return receiver
+            self._spawn(self._supervised(self._slots.run), f"slot {number}")
+        self._receive_task = self._spawn(self._supervised(self._receiving.run), "receive")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=f"busframe {self.address} {name}")
@@ -176,93 +168,8 @@ class SourceRunner:
             try:
                 await work()
             except Exception as error:
-                self._log_failure("a part of the worker failed and is started again", error)
+                log_failure(self.address, "a part of the worker failed and is begun again", error)
                 await backoff.wait()
-
-    def _advance(self, event: SourceEvent, cause: BaseException | None = None) -> None:
-        state = advance(self.state, event)
-        if state != self.state:
-            self.state = state
-            self._changed(state, cause)
-
-    def reported(self, up: bool, cause: BaseException | None) -> None:
-        """The transport says that the way to the source is there, or is not."""
-        self._advance("opened" if up else "lost", cause)
-
-    def _log_failure(self, what: str, error: BaseException) -> None:
-        extra = {"source": self.address}
-        if isinstance(error, BusframeError):
-            logger.warning("%s: %s: %s", self.address, what, error, extra=extra)
-        else:
-            logger.error("%s: %s", self.address, what, exc_info=error, extra=extra)
-
-    # ------------------------------------------------------------------------------------------------ receive
-
-    async def _receive(self) -> None:
-        backoff = Backoff(self._host.sleep, self._host.random)
-        while True:
-            try:
-                receiver = self._receiver or await self._open()
-                await self._fetch(receiver, backoff)
-            except Exception as error:
-                if self._draining:
-                    return
-                self._advance("lost", error)
-                if backoff.failures == 0:
-                    self._log_failure("receiving failed and is started again", error)
-                await self._abandon()
-                await backoff.wait()
-                if isinstance(error, DestinationNotFound) or not getattr(error, "transient", True):
-                    await self._declare_again()
-
-    async def _declare_again(self) -> None:
-        try:
-            await self._redeclare(self._entity)
-        except Exception as error:
-            self._log_failure("declaring it again failed", error)
-
-    async def _abandon(self) -> None:
-        """Give up a receiver: what it delivered and nobody started belongs to the broker again."""
-        receiver, self._receiver = self._receiver, None
-        for _flight in self._lanes.withdraw():
-            self.credit.give()
-        if receiver is not None:
-            await self._close(receiver)
-
-    async def _close(self, receiver: Receiver) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await receiver.close()
-        except Exception as error:
-            self._log_failure("closing a receiver failed", error)
-
-    async def _fetch(self, receiver: Receiver, backoff: Backoff) -> None:
-        credit, lanes, counters = self.credit, self._lanes, self.counters
-        suspect_from = self._suspect_from
-        by_key = self.plan.ordering == "key"
-        while True:
-            if not self._resumed.is_set():
-                await self._resumed.wait()
-            if credit.available <= 0:
-                await self._wait_for_credit()
-                continue
-            if self._window != credit.window:
-                self._window = credit.window
-                await receiver.resize(self._window)
-            deliveries = await receiver.receive(credit.available)
-            backoff.reset()
-            self.last_active = time.monotonic()
-            credit.take(len(deliveries))
-            counters.received += len(deliveries)
-            for delivery in deliveries:
-                if delivery.deliveries >= suspect_from:
-                    await self._isolate(receiver, deliveries)
-                    break
-            else:
-                for delivery in deliveries:
-                    lane = delivery.message.key if by_key else None
-                    lanes.offer(Flight(delivery, receiver, lane), lane)
-                self._wake_slots()
 
     def _judge(self, deliveries: int) -> Verdict:
         return judge_deliveries(
@@ -272,182 +179,56 @@ class SourceRunner:
             attempt_exact=self._handling.verdicts.exact,
         )
 
-    async def _wait_for_credit(self) -> None:
-        self._credit_free = asyncio.get_running_loop().create_future()
-        if self.credit.window >= self.credit.limit:
-            await self._credit_free
-            return
-        # Slow handlers must not keep the window small: surviving for a while is a success as well.
-        done, _ = await asyncio.wait((self._credit_free,), timeout=GROW_AFTER_S)
-        if not done and not self._isolating:
-            self.credit.succeed(self.credit.window)
-
-    async def _isolate(self, receiver: Receiver, deliveries: Sequence[Delivery]) -> None:
-        """Run a suspect alone, so that if it kills the process, it takes no other message with it."""
-        suspect = next(delivery for delivery in deliveries if delivery.deliveries >= self._suspect_from)
-        key = suspect.message.key if self.plan.ordering == "key" else None
-        flight = Flight(suspect, receiver, key)
-        self._isolating = True
-        self._set_hold()
-        try:
-            self.credit.narrow()
-            self._window = 1
-            others = [Flight(delivery, receiver, None) for delivery in deliveries if delivery is not suspect]
-            self._release(others + self._lanes.withdraw())
-            try:
-                await receiver.resize(1)
-            except TransportError as error:  # then the next receive waits for the connection, or says what is wrong
-                self._log_failure("narrowing the prefetch failed", error)
-            await self._wait_quiet()
-            if key is not None and not self._lanes.seize(key):
-                self._lanes.offer(flight, key)  # behind an older one of its key, which waits for its retry
-                return
-            logger.warning(
-                "%s: message %s was delivered %d times and never settled: it runs alone",
-                self.address,
-                suspect.message.id,
-                suspect.deliveries,
-                extra={"source": self.address, "message_id": suspect.message.id},
-            )
-            flight.settled = asyncio.get_running_loop().create_future()
-            # A task of its own, so that a drain that ends this loop lets the handler finish.
-            alone = self._spawn(self._start(flight, self._judge(suspect.deliveries)), "alone")
-            await asyncio.wait((alone,))
-            if flight.settlement is not None:
-                await asyncio.wait((flight.settled,))
-        finally:
-            self._isolating = False
-            self._set_hold()
-
-    # ------------------------------------------------------------------------------------------------ handle
-
-    async def _slot(self) -> None:
-        lanes = self._lanes
-        loop = asyncio.get_running_loop()
-        until = loop.time() + FAIR_SHARE_S
-        while True:
-            taken = None if self._hold else lanes.take()
-            if taken is None:
-                waiter = loop.create_future()
-                self._idle.append(waiter)
-                await waiter
-                until = loop.time() + FAIR_SHARE_S
-                continue
-            await self._start(taken[0], Verdict.CLEAR)
-            if loop.time() > until:  # handlers that never wait would keep the loop to themselves
-                await asyncio.sleep(0)
-                until = loop.time() + FAIR_SHARE_S
-
-    async def _start(self, flight: Flight, verdict: Verdict) -> None:
-        self._running += 1
-        try:
-            while True:
-                in_lane = await self._handling.handle(flight, verdict)
-                if in_lane is None:
-                    return
-                flight.kept = None
-                if in_lane == AT_ONCE and not self._draining:
-                    await asyncio.sleep(0)  # a policy without delays may not starve the loop
-                    continue
-                self._keep(flight, in_lane)
-                return
-        finally:
-            self._running -= 1
-            if not self._running and self._quiet:
-                for waiter in self._quiet:
-                    if not waiter.done():
-                        waiter.set_result(None)
-                self._quiet.clear()
-
-    def _keep(self, flight: Flight, in_lane: InLane) -> None:
-        if self._draining:
-            self._hand_back(flight)
-        elif isinstance(in_lane, Pause):
-            self._pause(flight, in_lane.delay_s)
-        else:
-            self._waiting[flight] = self._spawn(self._later(flight, in_lane.delay_s), "retry")
-
-    async def _later(self, flight: Flight, wait_s: float) -> None:
-        await self._host.sleep(wait_s)
-        self._waiting.pop(flight, None)
-        if flight.receiver is not self._receiver:  # the broker has it again
-            self._forget(flight)
-            return
-        self._lanes.again(flight, flight.lane)
-        self._wake_slots()
-
-    def _pause(self, flight: Flight, pause_s: float) -> None:
-        self._paused_until = max(self._paused_until, self._host.clock() + pause_s)
-        if pause_s > self._transport.capabilities.hold_max_s:
-            self._release([flight, *self._lanes.withdraw()])
-        else:
-            self._lanes.again(flight, flight.lane)
-        if self._pausing is None:
-            self._resumed.clear()
-            self._set_hold()
-            self._advance("paused")
-            self._pausing = self._spawn(self._sleep_paused(), "pause")
-
-    async def _sleep_paused(self) -> None:
-        while (wait_s := self._paused_until - self._host.clock()) > 0:
-            await self._host.sleep(wait_s)
-        self._pausing = None
-        self._resumed.set()
-        self._advance("resumed")
-        self._set_hold()
-
-    def _set_hold(self) -> None:
-        # What an at-most-once source has received is settled already: it runs, a drain or not.
-        draining = self._draining and self.plan.ack != "before"
-        self._hold = draining or self._isolating or not self._resumed.is_set()
-        if not self._hold:
-            self._wake_slots()
-
-    def _wake_slots(self) -> None:
-        idle = self._idle
-        for _ in range(min(len(self._lanes.ready), len(idle))):
-            waiter = idle.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-
-    async def _wait_quiet(self) -> None:
-        while self._running or (self.plan.ack == "before" and self._lanes.ready and not self._hold):
-            waiter = asyncio.get_running_loop().create_future()
-            self._quiet.append(waiter)
-            await waiter
-
     # ------------------------------------------------------------------------------------------------ settle
 
     def _on_settled(self, flight: Flight, outcome: SettlementLost | None) -> None:
         if outcome is not None:
             self.counters.lost += 1
             logger.info("%s: %s", self.address, outcome, extra={"source": self.address})
-        elif flight.settlement is not RELEASE and flight.delivery.deliveries < self._suspect_from:
+        elif flight.settlement is not RELEASE and flight.delivery.deliveries < self._receiving.suspect_from:
             self.credit.succeed()
         if flight.settled is not None and not flight.settled.done():
             flight.settled.set_result(outcome)
-        self._forget(flight)
-
-    def _forget(self, flight: Flight) -> None:
         self.credit.give()
         if flight.lane is not None:
-            self._lanes.finish(flight.lane)
-            self._wake_slots()
-        if self._credit_free is not None and not self._credit_free.done():
-            self._credit_free.set_result(None)
-        self.last_active = time.monotonic()
+            self._slots.lanes.finish(flight.lane)
+            self._slots.wake()
+        self._receiving.credit_is_free()
+        self._last_settled = time.monotonic()
 
     def _release(self, flights: Sequence[Flight]) -> None:
         for flight in flights:
             flight.settlement = RELEASE
-            flight.lane = None
             self.counters.released += 1
             self._settler.put(flight)
 
     def _hand_back(self, flight: Flight) -> None:
         # Keys keep their order at a hand-over only if nothing goes back before the receiver closes.
-        if self.plan.ordering != "key" and self.plan.ack != "before":
+        if self.plan.ordering != "key" and not self._before:
             self._release([flight])
+
+    # ------------------------------------------------------------------------------------------------ pause
+
+    def _pause(self, flight: Flight, pause_s: float) -> None:
+        self._paused_until = max(self._paused_until, self._host.clock() + pause_s)
+        if self._pause_task is None:
+            self._receiving.resumed.clear()
+            self._slots.block("paused")
+            self._advance("paused")
+            self._pause_task = self._spawn(self._wait_paused(), "pause")
+        if pause_s > self._hold_max_s and not self._before:
+            self._slots.lanes.again(flight, flight.lane)
+            self._release(self._slots.withdraw(waiting=False))
+        else:
+            self._slots.again(flight)
+
+    async def _wait_paused(self) -> None:
+        while (wait_s := self._paused_until - self._host.clock()) > 0:
+            await self._host.sleep(wait_s)
+        self._pause_task = None
+        self._receiving.resumed.set()
+        self._advance("resumed")
+        self._slots.unblock("paused")
 
     # ------------------------------------------------------------------------------------------------ drain
 
@@ -456,24 +237,14 @@ class SourceRunner:
         if self._draining:
             return
         self._draining = True
-        self._set_hold()
-        if self._receiving is not None:
-            self._receiving.cancel()
-            await asyncio.wait((self._receiving,))
-        if self._pausing is not None:
-            self._pausing.cancel()
-        if self._receiver is not None:
-            try:
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await self._receiver.stop()
-            except Exception as error:
-                self._log_failure("stopping a receiver failed", error)
-        for flight in self._lanes.withdraw() if self.plan.ack != "before" else ():
-            self._hand_back(flight)
-        for flight, timer in list(self._waiting.items()):
-            timer.cancel()
-            self._hand_back(flight)
-        self._waiting.clear()
+        if not self._before:  # what an at-most-once source has received is settled already: it runs
+            self._slots.block("draining")
+        await _cancel(self._receive_task, self._pause_task)
+        self._slots.unblock("paused")
+        await self._receiving.stop()
+        if not self._before:
+            for flight in self._slots.withdraw(waiting=True):
+                self._hand_back(flight)
 
     async def finish(self, timeout_s: float) -> bool:
         """Let handlers finish and settle them, then cancel the rest and close. Call ``stop`` first.
@@ -484,36 +255,31 @@ class SourceRunner:
         finished = True
         try:
             async with asyncio.timeout(timeout_s):
-                await self._wait_quiet()
+                await self._slots.wait_quiet()
                 await self._settler.wait_empty()
         except TimeoutError:
             finished = False
             logger.warning(
-                "%s: %d handlers did not finish within %s s: they are cancelled, and their messages delivered again",
+                "%s: %d handlers did not finish in time: they are cancelled, and their messages delivered again",
                 self.address,
-                self._running,
-                timeout_s,
+                self._slots.running,
                 extra={"source": self.address},
             )
-        await self._end()
-        return finished
-
-    async def _end(self) -> None:
-        for task in [task for task in self._tasks if "settler" not in task.get_name()]:
-            task.cancel()
-        others = [task for task in self._tasks if "settler" not in task.get_name()]
-        if others:
-            await asyncio.wait(others, timeout=CLOSE_TIMEOUT_S)
-        if self._settler.pending:  # of handlers that ended well though they were cancelled
-            await asyncio.sleep(0)
-        if self._receiver is not None:
-            await self._close(self._receiver)
-            self._receiver = None
+        await _cancel(*(task for task in self._tasks if task is not self._settle_task))
+        if self._settler.pending and self._settle_task is not None:  # of handlers that ended well all the same
+            await asyncio.wait((self._settle_task,), timeout=0.1)
+        await self._receiving.close()
         self._settler.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
+        await _cancel(self._settle_task)
         if self._handling.threads is not None:
             self._handling.threads.close()
         self._advance("stopped")
+        return finished
+
+
+async def _cancel(*tasks: asyncio.Task[None] | None) -> None:
+    alive = [task for task in tasks if task is not None and not task.done()]
+    for task in alive:
+        task.cancel()
+    if alive:
+        await asyncio.wait(alive, timeout=CLOSE_TIMEOUT_S)

@@ -1,0 +1,245 @@
+"""Receiving: a loop that fetches while there is credit, and begins again whatever failed."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from typing import Literal
+
+from busframe.errors import BusframeError, DestinationNotFound, TransportError
+from busframe.logic.attempts import Verdict
+from busframe.logic.credit import Credit
+from busframe.model.delivery import Delivery
+from busframe.model.entity import Entity
+from busframe.runtime.backoff import Backoff
+from busframe.runtime.counters import Counters
+from busframe.runtime.flight import Flight
+from busframe.runtime.slots import Slots, Spawn
+from busframe.spi.transport import Host, Receiver, Transport
+
+logger = logging.getLogger("busframe.worker")
+
+CLOSE_TIMEOUT_S = 5.0
+GROW_AFTER_S = 1.0
+
+
+class Receiving:
+    """The receiver of a source, and the loop around it.
+
+    Args:
+        entity: the source, as the transport knows it.
+        ack: when its deliveries are settled.
+        by_key: whether the messages of a key share a lane.
+        transport: makes receivers.
+        host: sleep and random.
+        slots: take what is received.
+        credit: how much may be in flight.
+        counters: of the source.
+        judge: the crash guard's verdict on a number of deliveries.
+        release: hands flights back to the broker.
+        redeclare: makes the source exist again, when the broker says that it is gone.
+        changed: (whether the source is consumed, why not)
+        spawn: makes a task that the source owns.
+    """
+
+    def __init__(
+        self,
+        entity: Entity,
+        *,
+        ack: Literal["after", "before"],
+        by_key: bool,
+        transport: Transport,
+        host: Host,
+        slots: Slots,
+        credit: Credit,
+        counters: Counters,
+        judge: Callable[[int], Verdict],
+        release: Callable[[Sequence[Flight]], None],
+        redeclare: Callable[[Entity], Awaitable[None]],
+        changed: Callable[[bool, BaseException | None], None],
+        spawn: Spawn,
+    ) -> None:
+        self.receiver: Receiver | None = None
+        self.last_active = time.monotonic()
+        self.suspect_from = next(deliveries for deliveries in count(2) if judge(deliveries) is not Verdict.CLEAR)
+        self.resumed = asyncio.Event()
+        """Not set while the source is paused."""
+        self.resumed.set()
+        self._entity = entity
+        self._address = str(entity.address)
+        self._ack = ack
+        self._by_key = by_key
+        self._transport = transport
+        self._host = host
+        self._slots = slots
+        self._credit = credit
+        self._counters = counters
+        self._judge = judge
+        self._release = release
+        self._redeclare = redeclare
+        self._changed = changed
+        self._spawn = spawn
+        self._window = credit.window
+        self._generation: int | None = None
+        self._credit_free: asyncio.Future[None] | None = None
+
+    # ------------------------------------------------------------------------------------------------ the receiver
+
+    async def open(self) -> Receiver:
+        """Make a receiver and consume.
+
+        If cancelled: nothing is consumed.
+        """
+        self._window = self._credit.window
+        receiver = self._transport.receiver(self._entity, prefetch=self._window, ack=self._ack)
+        try:
+            await receiver.open()
+        except BaseException:
+            await self._close(receiver)
+            raise
+        self.receiver = receiver
+        self._generation = None
+        self._changed(True, None)
+        return receiver
+
+    async def stop(self) -> None:
+        """Fetch no more; what the receiver has buffered goes back at once."""
+        if self.receiver is not None:
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await self.receiver.stop()
+            except Exception as error:
+                log_failure(self._address, "stopping a receiver failed", error)
+
+    async def close(self) -> None:
+        """End the receiver; what is unsettled goes back."""
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            await self._close(receiver)
+
+    async def _close(self, receiver: Receiver) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await receiver.close()
+        except Exception as error:
+            log_failure(self._address, "closing a receiver failed", error)
+
+    def _forget_unstarted(self) -> None:
+        # They belong to the broker again and are delivered again: to start them would be to handle them twice.
+        for _ in self._slots.withdraw(waiting=True):
+            self._credit.give()
+
+    # ------------------------------------------------------------------------------------------------ the loop
+
+    async def run(self) -> None:
+        """Receive until cancelled. If cancelled: nothing that was received is lost."""
+        backoff = Backoff(self._host.sleep, self._host.random)
+        while True:
+            try:
+                await self._fetch(self.receiver or await self.open(), backoff)
+            except Exception as error:
+                self._changed(False, error)
+                if backoff.failures == 0:
+                    log_failure(self._address, "receiving failed and is begun again", error)
+                self._forget_unstarted()
+                await self.close()
+                await backoff.wait()
+                if isinstance(error, DestinationNotFound) or not getattr(error, "transient", True):
+                    await self._declare_again(backoff)
+
+    async def _declare_again(self, backoff: Backoff) -> None:
+        try:
+            await self._redeclare(self._entity)
+        except Exception as error:
+            if backoff.failures == 1:
+                log_failure(self._address, "declaring it again failed", error)
+
+    async def _fetch(self, receiver: Receiver, backoff: Backoff) -> None:
+        credit, slots, counters, by_key = self._credit, self._slots, self._counters, self._by_key
+        suspect_from = self.suspect_from
+        while True:
+            if not self.resumed.is_set():
+                await self.resumed.wait()
+            if credit.available <= 0:
+                await self._wait_for_credit()
+                continue
+            if self._window != credit.window:
+                self._window = credit.window
+                await receiver.resize(self._window)
+            deliveries = await receiver.receive(credit.available)
+            backoff.reset()
+            self.last_active = time.monotonic()
+            if deliveries[0].generation != self._generation:
+                if self._generation is not None:
+                    self._forget_unstarted()
+                self._generation = deliveries[0].generation
+                self._changed(True, None)
+            credit.take(len(deliveries))
+            counters.received += len(deliveries)
+            for delivery in deliveries:
+                if delivery.deliveries >= suspect_from:
+                    await self._isolate(receiver, delivery, deliveries)
+                    break
+            else:
+                for delivery in deliveries:
+                    slots.offer(Flight(delivery, receiver, delivery.message.key if by_key else None))
+                slots.wake()
+
+    def credit_is_free(self) -> None:
+        """Some credit came back."""
+        if self._credit_free is not None and not self._credit_free.done():
+            self._credit_free.set_result(None)
+
+    async def _wait_for_credit(self) -> None:
+        self._credit_free = asyncio.get_running_loop().create_future()
+        if self._credit.window >= self._credit.limit:
+            await self._credit_free
+            return
+        # Slow handlers must not keep the window small: to survive for a while is a success as well.
+        done, _ = await asyncio.wait((self._credit_free,), timeout=GROW_AFTER_S)
+        if not done:
+            self._credit.succeed(self._credit.window)
+
+    async def _isolate(self, receiver: Receiver, suspect: Delivery, deliveries: Sequence[Delivery]) -> None:
+        """Run a suspect alone, so that if it kills the process, it takes no other message with it."""
+        slots = self._slots
+        flight = Flight(suspect, receiver, suspect.message.key if self._by_key else None)
+        slots.block("isolating")
+        try:
+            self._credit.narrow()
+            self._window = 1
+            others = [Flight(delivery, receiver, None) for delivery in deliveries if delivery is not suspect]
+            self._release(others + slots.withdraw(waiting=False))
+            try:
+                await receiver.resize(1)
+            except TransportError as error:  # then the next receive waits for the connection, or says what is wrong
+                log_failure(self._address, "narrowing the prefetch failed", error)
+            await slots.wait_quiet()
+            if flight.lane is not None and not slots.lanes.seize(flight.lane):
+                slots.offer(flight)  # behind an older one of its key, which waits for its retry
+                return
+            logger.warning(
+                "%s: message %s was delivered %d times and never settled: it runs alone",
+                self._address,
+                suspect.message.id,
+                suspect.deliveries,
+                extra={"source": self._address, "message_id": suspect.message.id},
+            )
+            flight.settled = asyncio.get_running_loop().create_future()
+            # A task of its own, so that a drain that ends this loop lets the handler finish.
+            alone = self._spawn(slots.start(flight, self._judge(suspect.deliveries)), "alone")
+            await asyncio.wait((alone,))
+            if flight.settlement is not None:
+                await asyncio.wait((flight.settled,))
+        finally:
+            slots.unblock("isolating")
+
+
+def log_failure(address: str, what: str, error: BaseException) -> None:
+    """Log what failed outside a handler: an expected error as a line, any other with its stack."""
+    extra = {"source": address}
+    if isinstance(error, BusframeError | TimeoutError):
+        logger.warning("%s: %s: %s", address, what, error or type(error).__name__, extra=extra)
+    else:
+        logger.error("%s: %s", address, what, exc_info=error, extra=extra)
