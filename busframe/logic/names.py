@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Literal
 
-from busframe.model.destination import SEPARATOR, Address, DeadLetters, Queue, Subscription, Topic
+from busframe.model.destination import SEPARATOR, Address, DeadLetters, Queue, Subscription
 
 DEAD = "dead"
 
@@ -19,8 +19,8 @@ def physical_name(address: Address, prefix: str = "") -> str:
             return f"{physical_name(source, prefix)}{SEPARATOR}{DEAD}"
         case Subscription(topic=topic, name=name):
             return f"{prefix}{topic.name}{SEPARATOR}{name}"
-        case Queue(name=name) | Topic(name=name):
-            return f"{prefix}{name}"
+        case _:
+            return f"{prefix}{address.name}"
 
 
 def find_collisions(addresses: Iterable[Address]) -> list[str]:
@@ -51,10 +51,8 @@ def _parts(address: Address) -> list[tuple[str, str, str]]:
             return _parts(source)
         case Subscription(topic=topic, name=name):
             return [("topic", "", topic.name), ("subscription", topic.name, name)]
-        case Queue(name=name):
-            return [("queue", "", name)]
-        case Topic(name=name):
-            return [("topic", "", name)]
+        case _:
+            return [("queue" if isinstance(address, Queue) else "topic", "", address.name)]
 
 
 def dedup_key(

@@ -5,6 +5,7 @@ another consumer's tags). What counts is that nothing that was *delivered* and i
 """
 
 from collections.abc import Iterator
+from itertools import takewhile
 
 
 class Offsets:
@@ -43,18 +44,10 @@ class Offsets:
         Returns:
             The highest position that it moved over, or None where it did not move.
         """
-        mark: int | None = None
-        finished = self._finished
-        for position, done in finished.items():
-            if not done:
-                break
-            mark = position
-        if mark is not None:
-            for position in list(finished):
-                del finished[position]
-                if position == mark:
-                    break
-        return mark
+        passed = list(takewhile(self._finished.__getitem__, self._finished))
+        for position in passed:
+            del self._finished[position]
+        return passed[-1] if passed else None
 
     def forget(self, position: int) -> None:
         """A position was settled alone, or belongs to the broker again."""
