@@ -3,14 +3,14 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, Unpack
 
 from busframe.errors import ConfigurationError
 from busframe.handling.outcomes import Reject, RetryAfter
 from busframe.handling.outlet import Outlet
-from busframe.handling.publisher import PUBLISH_TIMEOUT_S, Publisher
+from busframe.handling.publisher import Publisher, PublishManyOptions, PublishOptions
 from busframe.model.destination import Destination, Source
-from busframe.model.message import Headers, Message
+from busframe.model.message import Message
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -99,24 +99,12 @@ class SyncPublisher(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def publish(
-        self,
-        to: Destination[T],
-        body: T,
-        /,
-        *,
-        key: str | None = None,
-        headers: Headers | None = None,
-        delay_s: float = 0.0,
-        ttl_s: float | None = None,
-        id: str | None = None,
-        correlation_id: str | None = None,
-        reply_to: str | None = None,
-        timeout_s: float = PUBLISH_TIMEOUT_S,
-    ) -> Message:
-        """Publish one message; returns when the broker has confirmed it. See ``Publisher.publish``."""
+    def _run(self, work: Callable[[Publisher], Coroutine[Any, Any, R]], /) -> R: ...
 
-    @abstractmethod
+    def publish(self, to: Destination[T], body: T, /, **options: Unpack[PublishOptions]) -> Message:
+        """Publish one message; returns when the broker has confirmed it. See ``Publisher.publish``."""
+        return self._run(lambda publisher: publisher.publish(to, body, **options))
+
     def publish_many(
         self,
         to: Destination[T],
@@ -124,15 +112,10 @@ class SyncPublisher(ABC):
         /,
         *,
         keys: Callable[[T], str] | None = None,
-        key: str | None = None,
-        headers: Headers | None = None,
-        delay_s: float = 0.0,
-        ttl_s: float | None = None,
-        correlation_id: str | None = None,
-        reply_to: str | None = None,
-        timeout_s: float = PUBLISH_TIMEOUT_S,
+        **options: Unpack[PublishManyOptions],
     ) -> Sequence[Message]:
         """Publish many messages, pipelined, in order. See ``Publisher.publish_many``."""
+        return self._run(lambda publisher: publisher.publish_many(to, bodies, keys=keys, **options))
 
     @abstractmethod
     def close(self) -> None:
@@ -151,28 +134,20 @@ class SyncContext(Delivered, SyncPublisher):
         self._twin = twin
         self._loop = loop
 
-    def _wait(self, work: Coroutine[Any, Any, R]) -> R:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def publish(self, to: Destination[T], body: T, /, **options: Any) -> Message:
-        """See ``Publisher.publish``."""
-        return self._wait(self._twin.publish(to, body, **options))
-
-    def publish_many(self, to: Destination[T], bodies: Iterable[T], /, **options: Any) -> Sequence[Message]:
-        """See ``Publisher.publish_many``."""
-        return self._wait(self._twin.publish_many(to, bodies, **options))
+    def _run(self, work: Callable[[Publisher], Coroutine[Any, Any, R]], /) -> R:
+        return asyncio.run_coroutine_threadsafe(work(self._twin), self._loop).result()
 
     def close(self) -> None:
         """Nothing to let go of: the worker owns the connection."""
 
     def ack(self) -> None:
         """See ``Context.ack``."""
-        self._wait(self._twin.ack())
+        self._run(lambda _: self._twin.ack())
 
     def nack(self, delay_s: float = 0.0) -> None:
         """See ``Context.nack``."""
-        self._wait(self._twin.nack(delay_s))
+        self._run(lambda _: self._twin.nack(delay_s))
 
     def reject(self, reason: str) -> None:
         """See ``Context.reject``."""
-        self._wait(self._twin.reject(reason))
+        self._run(lambda _: self._twin.reject(reason))

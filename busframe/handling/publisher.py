@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 from busframe.handling.outlet import Outlet
 from busframe.model.destination import Destination
@@ -11,6 +11,24 @@ from busframe.model.message import Headers, Message
 T = TypeVar("T")
 
 PUBLISH_TIMEOUT_S = 30.0
+
+
+class PublishManyOptions(TypedDict, total=False):
+    """What may be said of many messages at once: the keywords of ``Publisher.publish_many``."""
+
+    key: str | None
+    headers: Headers | None
+    delay_s: float
+    ttl_s: float | None
+    correlation_id: str | None
+    reply_to: str | None
+    timeout_s: float
+
+
+class PublishOptions(PublishManyOptions, total=False):
+    """What may be said of one message: the keywords of ``Publisher.publish``, for functions that pass them on."""
+
+    id: str | None
 
 
 class Publisher(ABC):
