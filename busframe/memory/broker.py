@@ -166,7 +166,7 @@ class MemoryBroker:
                     outcomes.append(outcome)
             # Whatever was settled may have made a row available: itself, or the next one of its key.
             if consumer.store.waiters and rows.waiting:
-                consumer.store.wake(len(outcomes))
+                consumer.store.wake()
         return outcomes
 
     def _settle(self, store: Store, row: Row, settlement: Nack | DeadLetter | Release, now: float) -> Exception | None:
@@ -239,7 +239,8 @@ class MemoryBroker:
             entity.rows.clear()
             for consumer in entity.consumers:
                 consumer.held.clear()
-            entity.wake_all()
+            while entity.wake():
+                pass
             for other in self.entities.values():
                 if isinstance(other, TopicState) and entity in other.subscriptions:
                     other.subscriptions.remove(entity)

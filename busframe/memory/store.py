@@ -71,20 +71,18 @@ class Store:
     def __repr__(self) -> str:
         return f"<Store {self.address} rows={len(self.rows.all)} consumers={len(self.consumers)}>"
 
-    def wake(self, count: int = 1) -> None:
-        """Let so many waiting receivers look again.
+    def wake(self) -> bool:
+        """Let the receiver that waits longest look again. Returns whether there was one.
 
-        One for each row that came is enough: whoever leaves rows behind, or leaves without looking, wakes the next.
+        One is enough, however many rows came: whoever leaves rows behind, or leaves without looking, wakes the next.
         """
         running = running_loop()
-        while count > 0 and self.waiters:
+        while self.waiters:
             consumer = next(iter(self.waiters))
             del self.waiters[consumer]
-            count -= consumer.wake(running)
-
-    def wake_all(self) -> None:
-        """Let all waiting receivers look again."""
-        self.wake(len(self.waiters))
+            if consumer.wake(running):
+                return True
+        return False
 
     def take_back(self, consumer: Consumer) -> None:
         """What a receiver holds goes back to its old place."""
@@ -92,7 +90,7 @@ class Store:
         consumer.held.clear()
         for row in held:
             self.rows.give_back(row)
-        self.wake(len(held))
+        self.wake()
 
 
 class TopicState:

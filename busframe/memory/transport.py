@@ -209,15 +209,13 @@ class MemoryTransport(Transport):
                 row = store.rows.all.get(int(position)) if _is_position(position) else None
                 if row is not None:
                     removed += store.rows.finish(row)
-            store.wake(removed)  # the next one of a key may be free
+            store.wake()  # the next one of a key may be free
         return removed
 
     async def purge(self, source: SourceAddress) -> int:
         """Remove all that is stored, handed out or not."""
         broker, store = self._opened(), self._store(source)
         with broker.lock:
-            for consumer in store.consumers:
-                consumer.held.clear()
             return store.rows.clear()
 
     async def diagnose(self) -> Sequence[Finding]:

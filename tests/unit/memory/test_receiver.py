@@ -163,6 +163,81 @@ async def test_many_that_come_due_at_once_wake_many(
     assert [ids(await task) for task in waiting] == [["a"], ["b"], ["c"]]
 
 
+async def test_one_that_was_woken_by_its_alarm_waits_no_more(
+    clock: VirtualClock, declare: Declare, receiver: Open, send: Send
+) -> None:
+    """A receiver that took a delayed message does not swallow the wake-up of the next message."""
+    await declare(JOBS)
+    first, second = await receiver(JOBS), await receiver(JOBS)
+    await send(JOBS, "late", delay_s=5)
+    taking = asyncio.ensure_future(first.receive(1))
+    await settle_down()
+    await clock.advance(5)
+    assert ids(await taking) == ["late"]
+    waiting = asyncio.ensure_future(second.receive(1))
+    await settle_down()
+    await send(JOBS, "next")
+    assert ids(await waiting) == ["next"]
+
+
+async def test_what_is_released_reaches_all_who_wait(declare: Declare, receiver: Open, send: Send) -> None:
+    """When several messages go back at once several waiting receivers get one each."""
+    await declare(JOBS)
+    await send(JOBS, "a", "b", "c")
+    jobs = await receiver(JOBS)
+    held = await jobs.receive(3)
+    waiting = []
+    for _ in range(3):
+        other = await receiver(JOBS)
+        waiting.append(asyncio.ensure_future(other.receive(1)))
+    await settle_down()
+    await jobs.settle([(delivery, RELEASE) for delivery in held])
+    assert [ids(await task) for task in waiting] == [["a"], ["b"], ["c"]]
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 5.0])
+async def test_a_nack_reaches_who_waits(
+    clock: VirtualClock, declare: Declare, receiver: Open, send: Send, delay_s: float
+) -> None:
+    """What one receiver nacks reaches another that was waiting already, when its delay is over."""
+    await declare(JOBS)
+    await send(JOBS, "a")
+    jobs, other = await receiver(JOBS), await receiver(JOBS)
+    (delivery,) = await jobs.receive(1)
+    waiting = asyncio.ensure_future(other.receive(1))
+    await settle_down()
+    await jobs.settle([(delivery, Nack(delay_s))])
+    await clock.advance(delay_s)
+    assert ids(await waiting) == ["a"]
+
+
+async def test_a_freed_key_reaches_who_waits(declare: Declare, receiver: Open, send: Send) -> None:
+    """The next message of a key reaches a receiver that was waiting for it when the one before is acknowledged."""
+    await declare(JOBS, ordering="key")
+    await send(JOBS, "a1", "a2", key="a")
+    jobs, other = await receiver(JOBS, ordering="key"), await receiver(JOBS, ordering="key")
+    (delivery,) = await jobs.receive(10)
+    waiting = asyncio.ensure_future(other.receive(10))
+    await settle_down()
+    assert not waiting.done()
+    await jobs.settle([(delivery, ACK)])
+    assert ids(await waiting) == ["a2"]
+
+
+async def test_a_lost_connection_reaches_who_waits(
+    broker: MemoryBroker, declare: Declare, receiver: Open, send: Send
+) -> None:
+    """What the broker takes back goes to a receiver that was waiting."""
+    await declare(JOBS)
+    await send(JOBS, "a")
+    jobs, other = await receiver(JOBS), await receiver(JOBS)
+    await jobs.receive(1)
+    waiting = asyncio.ensure_future(other.receive(1))
+    await settle_down()
+    broker.disconnect()
+    assert ids(await waiting) == ["a"]
+
+
 async def test_an_acknowledged_message_is_gone(
     transport: MemoryTransport, declare: Declare, receiver: Open, send: Send
 ) -> None:

@@ -110,6 +110,15 @@ def test_a_row_that_is_to_come_again_goes_behind(plain: Table) -> None:
     assert plain.drain(T + 5) == ["c", "a"]
 
 
+def test_nobody_waits_for_a_removed_row(either: Table) -> None:
+    """When the delayed row that is due first is removed the next one says when to wake up."""
+    row = either.add("a", at=T + 1)
+    either.add("b", at=T + 2)
+    either.rows.finish(row)
+    either.rows.promote(T)
+    assert either.rows.next_due() == T + 2
+
+
 @pytest.mark.parametrize("where", ["waiting", "delayed", "held", "given back"])
 def test_a_finished_row_never_comes_up(either: Table, where: str) -> None:
     """A row that is removed is gone wherever it lay, is counted once, and its neighbour is not touched."""
