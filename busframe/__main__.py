@@ -1,0 +1,5 @@
+"""``python -m busframe`` is ``busframe``."""
+
+from busframe.cli import main
+
+main()

@@ -1,0 +1,58 @@
+"""The application under fault: it writes down what it handled, so that the account does not rest on the framework."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from busframe import Bus, Context, Message, Queue, Retry
+from pydantic import BaseModel
+
+JOURNAL = Path(os.environ.get("BUSFRAME_TEST_JOURNAL", "journal"))
+WORK_S = float(os.environ.get("BUSFRAME_TEST_WORK_S", "0"))
+
+
+class Job(BaseModel):
+    """One piece of work."""
+
+    n: int
+
+
+def write(line: str) -> None:
+    """Append one line, in one write, so that a kill leaves it whole or absent."""
+    with JOURNAL.open("a") as journal:
+        journal.write(line + "\n")
+
+
+jobs = Queue("jobs", Job)
+flaky = Queue("flaky", Job)
+deadly = Queue("deadly", Job)
+bus = Bus(uses=[jobs, flaky, deadly])
+
+
+@bus.handle(jobs, concurrency=10, prefetch=20)
+async def work(job: Job, ctx: Context) -> None:
+    if WORK_S:
+        await asyncio.sleep(WORK_S)
+    write(f"handled {job.n} {ctx.attempt}")
+
+
+@bus.handle(flaky, retry=Retry(max_attempts=3, delay_s=0.2, factor=2.0, jitter=0.0))
+async def fail_twice(job: Job, ctx: Context) -> None:
+    write(f"tried {job.n} {ctx.attempt} {asyncio.get_running_loop().time()}")
+    if job.n < 0 or (job.n == 0 and ctx.attempt < 3):
+        raise ConnectionError(f"attempt {ctx.attempt}")
+
+
+@bus.handle(deadly)
+async def kill_on_zero(job: Job) -> None:
+    if job.n == 0:
+        write("killed")
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(f"survived {job.n}")
+
+
+@bus.handle(deadly.dead_letters)
+async def bury(letter: Message) -> None:
+    assert letter.dead is not None
+    write(f"buried {letter.body.decode()} {letter.dead.reason}")
