@@ -20,6 +20,7 @@ from busframe.handling.router import Router
 from busframe.logic.retry import RetryPolicy
 from busframe.model.destination import Destination, Source
 from busframe.model.events import SourceChanged
+from busframe.runtime.clock import Clock
 from busframe.runtime.handle import Handling
 from busframe.runtime.signals import exit_now, stop_on_signal
 from busframe.runtime.source import SourceRunner
@@ -84,6 +85,7 @@ class Bus(Router, Publisher):
         self._publish_middleware = tuple(publish_middleware)
         self._observers = tuple(observers)
         self._lifespan = lifespan
+        self._clock = Clock()
         self._open: OpenBus | None = None
         self._users = 0
         self._worker: Worker | None = None
@@ -130,6 +132,7 @@ class Bus(Router, Publisher):
             self._bus_retry,
             self._bus_middleware,
             self._publish_middleware,
+            self._clock,
         )
 
     def __repr__(self) -> str:

@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import os
-import random
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from busframe.bus.requirements import unmet
@@ -22,6 +21,7 @@ from busframe.logic.retry import RetryPolicy
 from busframe.model.destination import Address, Destination, Source
 from busframe.model.entity import Entity
 from busframe.runtime.backoff import Backoff
+from busframe.runtime.clock import Clock
 from busframe.spi.transport import Host, Transport
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Definition:
     retry: RetryPolicy | None
     middleware: Sequence[Middleware]
     publish_middleware: Sequence[PublishMiddleware]
+    clock: Clock = field(default_factory=Clock)
 
     def plans(self, configuration: "Configuration") -> list[SourcePlan]:
         """How each source is consumed, with what configuration overrides.
@@ -168,9 +169,9 @@ async def open_bus(definition: Definition, configuration: "Configuration") -> Op
         return found
 
     host = Host(
-        clock=time.time,
-        sleep=asyncio.sleep,
-        random=random.random,
+        clock=definition.clock.now,
+        sleep=definition.clock.sleep,
+        random=definition.clock.random,
         application=settings.app or "busframe",
         instance=f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}",
         name=name,
