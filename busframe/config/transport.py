@@ -64,10 +64,11 @@ def transport_settings(plugin: "Plugin[S]", settings: Settings, origins: Mapping
         made = plugin.settings.model_validate(given)
     except ValidationError as failed:
         for error in failed.errors(include_url=False):
-            name = str(error["loc"][0]) if error["loc"] else plugin.name
-            problems.append(
-                f"{where(name)}: {dotted(error['loc']) or plugin.name} {wrong_value({'loc': (name,)} | error)}"
+            loc = error["loc"] or (plugin.name,)
+            key: tuple[object, ...] = (
+                loc if loc[0] in query or loc[0] == "url" else ("transports", plugin.name, *error["loc"])
             )
+            problems.append(f"{where(str(loc[0]))}: {dotted(path)} {wrong_value({**error, 'loc': loc})}")
     if problems:
         raise InvalidSettings(problems)  # without a cause: pydantic's text repeats the values, passwords too
     return made

@@ -68,7 +68,7 @@ def test_wrong_values() -> None:
     found = problems("amqp://h?heartbeat_s=0&servers=a", {"rabbitmq": {"password": 123456}})
     assert found == [
         "url, in the URL: heartbeat_s must be greater than 0, not '0'",
-        "[transports.rabbitmq]: password must be a text, not '***'",
+        "[transports.rabbitmq]: transports.rabbitmq.password must be a text, not '***'",
         "url, in the URL: servers must be a list, not 'a'",
     ]
 
