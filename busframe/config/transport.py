@@ -65,7 +65,7 @@ def transport_settings(plugin: "Plugin[S]", settings: Settings, origins: Mapping
     except ValidationError as failed:
         for error in failed.errors(include_url=False):
             loc = error["loc"] or (plugin.name,)
-            key: tuple[object, ...] = (
+            path: tuple[object, ...] = (
                 loc if loc[0] in query or loc[0] == "url" else ("transports", plugin.name, *error["loc"])
             )
             problems.append(f"{where(str(loc[0]))}: {dotted(path)} {wrong_value({**error, 'loc': loc})}")
