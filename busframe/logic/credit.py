@@ -51,7 +51,6 @@ class Credit:
 
     def narrow(self) -> bool:
         """One at a time from now on, until it grows again. Returns whether that is a change."""
-        self._successes = 0
         changed = self.window != 1
         self.window = 1
         return changed

@@ -7,7 +7,7 @@ def matches(where: Mapping[str, str | Sequence[str]], headers: Mapping[str, str]
     """Whether headers have, for every name of the filter, one of its values. An empty filter takes everything."""
     for name, wanted in where.items():
         value = headers.get(name)
-        if value is None or (value != wanted if isinstance(wanted, str) else value not in wanted):
+        if value != wanted if isinstance(wanted, str) else value not in wanted:
             return False
     return True
 
