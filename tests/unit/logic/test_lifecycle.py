@@ -53,6 +53,13 @@ def test_paused_counts_as_ready() -> None:
     assert after(["opened", "paused", "resumed"]) == "consuming"
 
 
+def test_a_pause_is_ended_by_nothing_but_its_end_or_a_loss() -> None:
+    """A transport that says once more that it is there does not end a pause."""
+    assert after(["opened", "paused", "opened"]) == "paused"
+    assert after(["opened", "paused", "paused"]) == "paused"
+    assert after(["opened", "paused", "lost"]) == "reconnecting"
+
+
 def test_a_source_begins_lost_or_opened() -> None:
     """It can wait for a broker that is not there yet."""
     assert after([]) == "starting"
