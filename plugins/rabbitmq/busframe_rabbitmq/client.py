@@ -1,4 +1,4 @@
-"""The only file that imports pika: its connection and channel as coroutines, its exceptions as busframe's.
+"""The only file that imports pika: its connection as a coroutine, its exceptions as busframe's.
 
 Everything here runs on the one loop that opened the connection: pika is not thread-safe.
 """
@@ -7,8 +7,8 @@ import asyncio
 import logging
 import re
 import ssl
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import pika
 from pika import exceptions
@@ -21,9 +21,9 @@ from busframe_rabbitmq.settings import Settings
 from busframe_rabbitmq.stream import GatheringTransport, LoopReference, LoopServices, LoopTimer
 
 log = logging.getLogger(__name__)
-Arguments = Mapping[str, object]
 
 CLOSE_TIMEOUT_S = 3.0
+"""How long a polite goodbye may take."""
 
 
 class ChannelRefused(TransportError):
@@ -38,17 +38,6 @@ class ChannelRefused(TransportError):
         super().__init__(f"the server refused: {text} ({code})", transient=code not in (403, 404, 406))
         self.code = code
         self.text = text
-
-
-class Got(NamedTuple):
-    """One message as pika gives it."""
-
-    tag: int
-    redelivered: bool
-    exchange: str
-    routing_key: str
-    properties: Any
-    body: bytes
 
 
 # ---------------------------------------------------------------------------------------------- errors
@@ -132,15 +121,16 @@ def _root(error: BaseException) -> str:
 
 # ---------------------------------------------------------------------------------------------- connection
 
-# What pika logs is raised or logged here as well; a refused look is no warning, it is how one looks. A program that wants
-# pika's own words sets the level of its logger.
+# What pika logs is raised or logged here as well, and a refused look is no warning: it is how one looks. A program that
+# wants pika's own words sets the level of its logger.
 if logging.getLogger("pika").level == logging.NOTSET:
     logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
-def _answer(waiting: "asyncio.Future[Any]", answer: object) -> None:
+def answer(waiting: "asyncio.Future[Any]", value: object) -> None:
+    """Give a callback's value to who waits for it."""
     if not waiting.done():  # who waited may have been cancelled
-        waiting.set_result(answer)
+        waiting.set_result(value)
 
 
 nbio_interface.AbstractIOServices.register(LoopServices)
@@ -184,30 +174,6 @@ class Connection:
         self.on_close(reason)
         if not self.closed.done():
             self.closed.set_result(reason)
-
-    async def channel(self) -> "Channel":
-        """Open a channel.
-
-        Raises:
-            TransportError: the connection is not open, or has no more channels.
-
-        If cancelled: the channel is closed as soon as it is open.
-        """
-        opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        try:
-            raw = self.raw.channel(on_open_callback=lambda channel: _answer(opened, channel))
-        except exceptions.AMQPError as error:
-            raise translate(error) from error
-        channel = Channel(raw)
-        channel.waiting.add(opened)
-        try:
-            await opened
-        except asyncio.CancelledError:
-            channel.abandon()
-            raise
-        finally:
-            channel.waiting.discard(opened)
-        return channel
 
     async def close(self) -> None:
         """Say goodbye to the server, and end the connection after a few seconds in any case."""
@@ -255,8 +221,8 @@ async def connect(settings: Settings, name: str) -> Connection:
     opened: asyncio.Future[Any] = loop.create_future()
     raw = AsyncioConnection(
         parameters,
-        on_open_callback=lambda connection: _answer(opened, None),
-        on_open_error_callback=lambda connection, error: _answer(opened, error),
+        on_open_callback=lambda connection: answer(opened, None),
+        on_open_error_callback=lambda connection, error: answer(opened, error),
         custom_ioloop=LoopServices(loop),
     )
     try:
@@ -264,6 +230,7 @@ async def connect(settings: Settings, name: str) -> Connection:
     except asyncio.CancelledError:
         if not (raw.is_closed or raw.is_closing):
             raw.close()
+            await asyncio.wait({opened}, timeout=CLOSE_TIMEOUT_S)
         raise
     if error is not None:
         translated = translate(error)
@@ -273,10 +240,15 @@ async def connect(settings: Settings, name: str) -> Connection:
     return Connection(raw)
 
 
-# ---------------------------------------------------------------------------------------------- channel
+# ---------------------------------------------------------------------------------------------- pika's words
+
+AMQPError = exceptions.AMQPError
+DuplicateGet = exceptions.DuplicateGetOkCallback
+GET_EMPTY = pika.spec.Basic.GetEmpty
+NACK: int = pika.spec.Basic.Nack.INDEX
 
 
-class _Encoded:
+class Encoded:
     """Properties that are bytes already; what pika's frames want of ``BasicProperties``."""
 
     __slots__ = ("_encoded",)
@@ -286,217 +258,5 @@ class _Encoded:
         self._encoded = encoded
 
     def encode(self) -> list[bytes]:
+        """The property list."""
         return [self._encoded]
-
-
-class Channel:
-    """An open channel. Its calls may be made at any time; pika sends one at a time and queues the others.
-
-    Attributes:
-        closed: done, with the reason, when it is no longer open; what was asked and not answered has failed then.
-        on_close: called with the reason at the very moment, before anything that waits is woken.
-    """
-
-    def __init__(self, raw: Any) -> None:
-        self.closed: asyncio.Future[TransportError] = asyncio.get_running_loop().create_future()
-        self.on_close: Callable[[TransportError], None] = lambda error: None
-        self.waiting: set[asyncio.Future[Any]] = set()
-        self._raw = raw
-        self._on_empty: Callable[[], None] = lambda: None
-        self._listens_for_empty = False
-        raw.add_on_close_callback(self._closed)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether something can be sent on it."""
-        return bool(self._raw.is_open)
-
-    def _closed(self, _: object, error: BaseException) -> None:
-        reason = translate(error)
-        self.on_close(reason)
-        for future in self.waiting:
-            if not future.done():
-                future.set_exception(translate(error))
-        self.waiting.clear()
-        if not self.closed.done():
-            self.closed.set_result(reason)
-
-    async def _ask(self, method: Callable[..., object], *arguments: object, **named: object) -> Any:
-        """Call a method of pika and wait for the server's answer, or for the end of the channel."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        try:
-            method(*arguments, callback=lambda frame: _answer(answer, frame), **named)
-        except exceptions.AMQPError as error:
-            raise translate(error) from error
-        self.waiting.add(answer)
-        try:
-            return await answer
-        finally:
-            self.waiting.discard(answer)
-
-    # ------------------------------------------------------------------------------------------ publishing
-
-    def publish(self, exchange: str, routing_key: str, properties: bytes, body: bytes, *, mandatory: bool) -> None:
-        """Send a message.
-
-        Raises:
-            TransportError: the channel is closed; nothing was sent.
-        """
-        try:
-            self._raw.basic_publish(exchange, routing_key, body, _Encoded(properties), mandatory)
-        except exceptions.AMQPError as error:
-            raise translate(error) from error
-
-    async def confirm(
-        self, on_confirm: Callable[[int, bool, bool], None], on_return: Callable[[str, str, str | None], None]
-    ) -> None:
-        """Ask for confirms: (tag, multiple, refused), and for returns: (exchange, routing key, message id)."""
-
-        def confirmed(frame: Any) -> None:
-            method = frame.method
-            on_confirm(method.delivery_tag, method.multiple, method.INDEX == pika.spec.Basic.Nack.INDEX)
-
-        def returned(_: object, method: Any, properties: Any, body: bytes) -> None:
-            on_return(method.exchange, method.routing_key, properties.message_id)
-
-        self._raw.add_on_return_callback(returned)
-        await self._ask(self._raw.confirm_delivery, confirmed)
-
-    # ------------------------------------------------------------------------------------------ consuming
-
-    async def consume(
-        self, queue: str, on_message: Callable[[int, bool, Any, bytes], None], *, prefetch: int, auto_ack: bool = False
-    ) -> str:
-        """Make a consumer; ``on_message`` gets (tag, redelivered, properties, body) and must not raise.
-
-        Args:
-            queue: what to consume.
-            on_message: called for each message.
-            prefetch: the most unsettled messages of this consumer.
-            auto_ack: the server forgets each message when it has sent it; there is no ``prefetch`` then.
-
-        Returns:
-            The consumer's tag.
-        """
-        await self._ask(self._raw.basic_qos, prefetch_count=prefetch)
-
-        def delivered(_: object, method: Any, properties: Any, body: bytes) -> None:
-            on_message(method.delivery_tag, method.redelivered, properties, body)
-
-        frame = await self._ask(self._raw.basic_consume, queue, delivered, auto_ack=auto_ack)
-        return str(frame.method.consumer_tag)
-
-    def on_cancelled(self, callback: Callable[[str], None]) -> None:
-        """Hear of consumers that the server cancels: their queue was deleted, or its node is gone."""
-        self._raw.add_on_cancel_callback(lambda frame: callback(frame.method.consumer_tag))
-
-    async def cancel(self, consumer_tag: str) -> None:
-        """End a consumer. What arrives until the server has answered is still given to its ``on_message``."""
-        cancelled = self._ask(self._raw.basic_cancel, consumer_tag)
-        waiting = asyncio.ensure_future(cancelled)
-        await asyncio.sleep(0)  # now pika has sent it
-        # pika itself would reject each message that arrives for a consumer that is being cancelled, which counts as a
-        # failed delivery of a message that nobody has seen. It tells them apart by this set alone, and forgets the
-        # consumer with the server's answer; without the set it just rejects.
-        getattr(self._raw, "_cancelled", set()).discard(consumer_tag)
-        await waiting
-
-    def ack(self, tag: int, *, multiple: bool = False) -> None:
-        """Write an acknowledgement. Raises TransportError where the channel is closed."""
-        try:
-            self._raw.basic_ack(tag, multiple)
-        except exceptions.AMQPError as error:
-            raise translate(error) from error
-
-    def requeue(self, tag: int) -> None:
-        """Give a message back. Raises TransportError where the channel is closed.
-
-        By ``basic.nack``: since RabbitMQ 4.3 that is no failed delivery, a ``basic.reject`` is.
-        """
-        try:
-            self._raw.basic_nack(tag, multiple=False, requeue=True)
-        except exceptions.AMQPError as error:
-            raise translate(error) from error
-
-    async def get(self, queue: str) -> Got | None:
-        """Take one message, to be settled; None where there is none. Called by one task at a time."""
-        answer: asyncio.Future[Got | None] = asyncio.get_running_loop().create_future()
-
-        def got(_: object, method: Any, properties: Any, body: bytes) -> None:
-            if not answer.done():
-                answer.set_result(
-                    Got(method.delivery_tag, method.redelivered, method.exchange, method.routing_key, properties, body)
-                )
-
-        self._on_empty = lambda: _answer(answer, None)
-        if not self._listens_for_empty:
-            self._listens_for_empty = True
-            self._raw.add_callback(lambda frame: self._on_empty(), [pika.spec.Basic.GetEmpty], False)
-        try:
-            self._raw.basic_get(queue, got)
-        except (exceptions.AMQPError, exceptions.DuplicateGetOkCallback) as error:
-            raise translate(error) from error
-        self.waiting.add(answer)
-        try:
-            return await answer
-        finally:
-            self.waiting.discard(answer)
-
-    # ------------------------------------------------------------------------------------------ topology
-
-    async def declare_queue(
-        self, name: str, arguments: Arguments | None = None, *, passive: bool = False
-    ) -> tuple[int, int]:
-        """Declare a durable queue, or with ``passive`` only look. Returns (ready messages, consumers)."""
-        frame = await self._ask(
-            self._raw.queue_declare, name, passive=passive, durable=not passive, arguments=dict(arguments or {}) or None
-        )
-        return int(frame.method.message_count), int(frame.method.consumer_count)
-
-    async def declare_exchange(
-        self, name: str, kind: str, arguments: Arguments | None = None, *, passive: bool = False
-    ) -> None:
-        """Declare a durable exchange, or with ``passive`` only look."""
-        await self._ask(
-            self._raw.exchange_declare,
-            name,
-            kind,
-            passive=passive,
-            durable=not passive,
-            arguments=dict(arguments or {}) or None,
-        )
-
-    async def bind_queue(self, queue: str, exchange: str, key: str = "", arguments: Arguments | None = None) -> None:
-        """Bind a queue to an exchange; doing it again changes nothing."""
-        await self._ask(self._raw.queue_bind, queue, exchange, key, arguments=dict(arguments or {}) or None)
-
-    async def bind_exchange(self, to: str, exchange: str, key: str) -> None:
-        """Let what matches in one exchange go to another; doing it again changes nothing."""
-        await self._ask(self._raw.exchange_bind, to, exchange, key)
-
-    async def purge(self, queue: str) -> int:
-        """Remove all ready messages. Returns how many."""
-        frame = await self._ask(self._raw.queue_purge, queue)
-        return int(frame.method.message_count)
-
-    # ------------------------------------------------------------------------------------------ end
-
-    def abandon(self, *, keep_consumers: bool = False) -> None:
-        """Close it without waiting; what is unsettled on it goes back to its queue.
-
-        Args:
-            keep_consumers: do not cancel the consumers first. Only so does the next consumer of a queue with a single
-                active one get the messages in their order; pika cancels those that it does not think cancelled already.
-        """
-        if keep_consumers:
-            getattr(self._raw, "_cancelled", set()).update(self._raw.consumer_tags)
-        if not (self._raw.is_closed or self._raw.is_closing):
-            try:
-                self._raw.close()
-            except exceptions.AMQPError as error:  # closed in the same moment
-                log.debug("closing a channel", exc_info=error)
-
-    async def close(self, *, keep_consumers: bool = False) -> None:
-        """Close it and wait, a few seconds at most, until the server has; see ``abandon``."""
-        self.abandon(keep_consumers=keep_consumers)
-        await asyncio.wait({self.closed}, timeout=CLOSE_TIMEOUT_S)

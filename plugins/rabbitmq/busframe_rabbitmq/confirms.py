@@ -1,7 +1,7 @@
 """One channel in confirm mode: a window of messages under way, and a queue of those that wait for room or for the link.
 
-Everything that changes state here is synchronous: ``put`` and the server's answers move messages from the queue into the
-window and out of it. A message in the queue was surely not sent; one in the window may be stored until the server has
+Everything that changes state here is synchronous: ``put`` and the server's answers move messages from the queue into
+the window and out of it. A message in the queue was surely not sent; one in the window may be stored until the server has
 answered. That difference is the outcome when time is over or the connection is lost.
 """
 
@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 
 from busframe.errors import (
     Backpressure,
@@ -22,7 +21,8 @@ from busframe.errors import (
     TransportError,
 )
 from busframe.spi.transport import Host
-from busframe_rabbitmq.client import Channel, ChannelRefused
+from busframe_rabbitmq.channel import Channel, open_channel
+from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.link import Backoff, Link
 from busframe_rabbitmq.settings import Settings
 from busframe_rabbitmq.topology import read_exchange, read_too_large
@@ -225,8 +225,7 @@ class ConfirmChannel:
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
+            await asyncio.wait({keeper})
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.on_close = lambda error: None
@@ -258,7 +257,7 @@ class ConfirmChannel:
             self._tell_idle()
 
     def _returned(self, exchange: str, routing_key: str, message_id: str | None) -> None:
-        # It has no tag, and its confirm follows as if all were well. Two messages with one id to one address: both fail.
+        # It has no tag, and its confirm follows as if all were well. Two of one id to one address: both fail.
         for entry in self._under_way.values():
             if (
                 entry.routing_key == routing_key
@@ -280,7 +279,7 @@ class ConfirmChannel:
         while True:
             try:
                 connection = await self._link.wait_up()
-                channel = await connection.channel()
+                channel = await open_channel(connection)
                 try:
                     await channel.confirm(self._confirmed, self._returned)
                 except BaseException:

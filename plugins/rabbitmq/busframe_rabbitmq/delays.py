@@ -8,7 +8,8 @@ from typing import TypeVar
 from busframe.errors import TransportError
 from busframe.spi.transport import Host
 from busframe_rabbitmq.cascade import Bind, Cascade, Exchange, Queue, Step, target, target_of
-from busframe_rabbitmq.client import Channel, ChannelRefused
+from busframe_rabbitmq.channel import Channel, open_channel
+from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.link import Backoff, Link
 from busframe_rabbitmq.mapping import decode, encode
 from busframe_rabbitmq.settings import Settings
@@ -145,7 +146,7 @@ class Delays:
 
     async def _once(self, work: Callable[[Channel], Awaitable[R]]) -> R:
         connection = await self._link.wait_up()
-        channel = await connection.channel()
+        channel = await open_channel(connection)
         try:
             return await work(channel)
         finally:

@@ -12,7 +12,8 @@ from busframe.errors import DestinationNotFound
 from busframe.model.destination import DeadLetters
 from busframe.model.entity import Stored
 from busframe.spi.transport import Host
-from busframe_rabbitmq.client import Channel, ChannelRefused
+from busframe_rabbitmq.channel import Channel, open_channel
+from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.link import Link
 from busframe_rabbitmq.mapping import decode_letter, letter_position
 
@@ -72,7 +73,7 @@ class Letters:
         of = (str(source.of), self._name(source.of))
         async with self._one_at_a_time[queue]:
             connection = await self._link.wait_up()
-            channel = await connection.channel()
+            channel = await open_channel(connection)
             hold = _Hold(channel)
             try:
                 ready, _ = await channel.declare_queue(queue, passive=True)

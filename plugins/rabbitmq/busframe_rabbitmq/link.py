@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Literal
 
 from busframe.errors import ClosedError, ConnectionFailed, TransportError
@@ -72,6 +71,8 @@ class Link:
             ConnectionFailed: the server cannot be reached.
             AccessDenied: it refuses the credentials or the virtual host.
         """
+        self._closed = False
+        self._up.clear()
         await self._connect()
         self._keeper = asyncio.create_task(self._keep(), name=f"busframe rabbitmq {self.role} connection")
 
@@ -94,8 +95,7 @@ class Link:
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
+            await asyncio.wait({keeper})
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.on_close = lambda error: None

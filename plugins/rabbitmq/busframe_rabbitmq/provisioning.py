@@ -14,7 +14,8 @@ from busframe.model.destination import Address, DeadLetters, Subscription, Topic
 from busframe.model.entity import Change, Entity
 from busframe.spi.transport import Host
 from busframe_rabbitmq import topology
-from busframe_rabbitmq.client import Channel, ChannelRefused
+from busframe_rabbitmq.channel import Channel, open_channel
+from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.delays import Delays
 from busframe_rabbitmq.link import Link
 
@@ -119,7 +120,7 @@ class Provisioning:
     async def _refusal(self, ask: Callable[[Channel], object], *codes: int) -> ChannelRefused | None:
         """Ask on a throw-away channel. Returns the refusal, if it has one of the codes; None: the server agrees."""
         connection = await self._link.wait_up()
-        channel = await connection.channel()
+        channel = await open_channel(connection)
         try:
             await ask(channel)  # type: ignore[misc]
         except ChannelRefused as error:
@@ -141,7 +142,7 @@ class Provisioning:
         if change.property == ARGUMENTS:
             return  # all that may be known is that it exists
         connection = await self._link.wait_up()
-        channel = await connection.channel()
+        channel = await open_channel(connection)
         try:
             await self._declare(channel, change)
         finally:
@@ -173,7 +174,7 @@ class Provisioning:
 
 
 def _rank(change: Change) -> int:
-    """Delays first, so that what is made next is connected to them; what is referred to before what refers to it."""
+    """Delays first: what is made next is connected to them. What is referred to before what refers to it."""
     if change.property == DELAYS:
         return 0
     return 1 if isinstance(change.address, Topic) else 2 if isinstance(change.address, DeadLetters) else 3

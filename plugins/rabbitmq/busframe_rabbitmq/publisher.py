@@ -1,8 +1,8 @@
 """Where each message goes, and the calls that wait for its confirmation.
 
-Queues, and copies for one subscription or for dead letters, go through the default exchange, mandatory, so that a missing
-one is told. Topics go to their exchange, not mandatory: one without subscriptions is fine. Delays enter the cascade. Each
-of the three has a channel of its own, because the server closes a channel for a missing exchange and with it goes the
+Queues, and copies for one subscription or for dead letters, go through the default exchange, mandatory, so that a
+missing one is told. Topics go to their exchange, not mandatory: one without subscriptions is fine. Delays enter the
+cascade. Each of the three has a channel of its own, because the server closes a channel for a missing exchange and with it goes the
 answer of every other message that is under way there.
 """
 

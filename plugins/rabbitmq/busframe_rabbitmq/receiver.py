@@ -21,6 +21,7 @@ from busframe.model.entity import Entity
 from busframe.model.settlement import Ack, DeadLetter, Nack, Release, Settlement
 from busframe.spi.copy import copy_then_ack
 from busframe.spi.transport import Receiver
+from busframe_rabbitmq.channel import Channel, open_channel
 from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.link import Backoff
 from busframe_rabbitmq.mapping import decode, decode_letter
@@ -147,8 +148,7 @@ class RabbitReceiver(Receiver):
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
+            await asyncio.wait({keeper})
         session, self._session = self._session, None
         self._buffer.clear()
         if session is not None:
@@ -195,8 +195,8 @@ class RabbitReceiver(Receiver):
 
     async def _open_session(self) -> Session:
         connection = await self._transport.consuming.wait_up()
-        channel = await connection.channel()
-        session = Session(channel, self._queue, self._arrive)
+        channel = await open_channel(connection)
+        session = self._make_session(channel)
         session.on_lost = self._lost
         try:
             await session.consume(self._prefetch)
@@ -207,6 +207,9 @@ class RabbitReceiver(Receiver):
                 raise self._refused(error) from error
             raise
         return session
+
+    def _make_session(self, channel: Channel) -> Session:
+        return Session(channel, self._queue, self._arrive)
 
     def _refused(self, error: ChannelRefused) -> BusframeError:
         # A queue whose server is down is a 404, too: it comes back.
@@ -233,7 +236,11 @@ class RabbitReceiver(Receiver):
             while not self._stopped:
                 try:
                     self._session = await self._open_session()
-                    break
+                    if not self._stopped:
+                        break
+                    with suppress(TransportError):
+                        await self._session.cancel()  # stopped meanwhile
+                    return
                 except (DestinationNotFound, AccessDenied, ClosedError) as error:
                     self._fail(error)
                     return

@@ -34,7 +34,7 @@ def queue_arguments(name: str, *, single_active: bool = False) -> Arguments:
     Args:
         name: the broker's.
         single_active: for ``ordering="key"``. The order of a key across processes needs one active consumer, and the
-            server lets nobody add it to a queue that exists (406): so a source with ordering has it from the beginning.
+            server lets nobody add it to a queue that exists (406): a source with ordering has it from the beginning.
     """
     arguments: dict[str, object] = {
         "x-queue-type": "quorum",
@@ -53,8 +53,8 @@ def dead_arguments(*, counts: bool = True) -> Arguments:
     """Of dead letters.
 
     Args:
-        counts: whether the server, from 4.0 on, drops a message of a quorum queue after 21 looks at it unless it is told
-            not to count. Older ones do not know the value.
+        counts: whether the server, from 4.0 on, drops a message of a quorum queue after 21 looks at it unless it is
+            told not to count. Older ones do not know the value.
     """
     return MappingProxyType({"x-queue-type": "quorum"} | ({"x-delivery-limit": -1} if counts else {}))
 

@@ -13,8 +13,10 @@ from busframe.model.destination import DeadLetters, Queue, SourceAddress, Topic
 from busframe.model.entity import Change, Entity, Stats, Stored
 from busframe.spi.transport import Host, Receiver, Transport
 from busframe_rabbitmq.cascade import MAX_DELAY_S, Cascade
-from busframe_rabbitmq.client import Channel, ChannelRefused
+from busframe_rabbitmq.channel import Channel, open_channel
+from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.delays import Delays
+from busframe_rabbitmq.early import EarlyReceiver
 from busframe_rabbitmq.letters import Letters
 from busframe_rabbitmq.link import Link, State
 from busframe_rabbitmq.provisioning import Provisioning
@@ -92,7 +94,8 @@ class RabbitMQ(Transport):
         """See ``Transport.open``."""
         self._check_open()
         try:
-            await asyncio.gather(self.publishing.open(), self.consuming.open())
+            await self.publishing.open()
+            await self.consuming.open()
         except BaseException:
             await self.publishing.close()
             await self.consuming.close()
@@ -102,8 +105,8 @@ class RabbitMQ(Transport):
 
     async def close(self) -> None:
         """See ``Transport.close``."""
-        self._closed = True
         await asyncio.gather(*(receiver.close() for receiver in list(self._receivers)), return_exceptions=True)
+        self._closed = True  # not before: what receivers give back is published
         await self._publisher.close()
         await self.publishing.close()
         await self.consuming.close()
@@ -126,7 +129,8 @@ class RabbitMQ(Transport):
     def receiver(self, entity: Entity, *, prefetch: int, ack: Literal["after", "before"] = "after") -> Receiver:
         """See ``Transport.receiver``."""
         self._check_open()
-        receiver = RabbitReceiver(self, entity, prefetch)
+        kind = EarlyReceiver if ack == "before" else RabbitReceiver
+        receiver = kind(self, entity, prefetch)
         self._receivers.add(receiver)
         return receiver
 
@@ -196,7 +200,7 @@ class RabbitMQ(Transport):
 
     async def _channel(self) -> Channel:
         connection = await self.consuming.wait_up()
-        return await connection.channel()
+        return await open_channel(connection)
 
     async def _look(self, source: SourceAddress) -> tuple[int, int]:
         channel = await self._channel()

@@ -1,0 +1,151 @@
+"""busframe_rabbitmq.client: errors, and one attempt to connect."""
+
+import asyncio
+import socket
+import ssl
+from typing import Any
+
+import pytest
+from pika import exceptions
+
+from busframe.errors import AccessDenied, BusframeError, ConnectionFailed
+from busframe_rabbitmq.client import ERRORS, ChannelRefused, connect, translate
+from busframe_rabbitmq.transport import RabbitMQ
+from plugins.rabbitmq.tests.support import make_host, make_settings, opened
+
+
+def instances() -> list[BaseException]:
+    """One of each of pika's exceptions."""
+    made: list[BaseException] = [OSError("x")]
+    for kind in vars(exceptions).values():
+        if isinstance(kind, type) and issubclass(kind, BaseException) and kind.__module__ == exceptions.__name__:
+            for arguments in ((), ("x",), (404, "x"), ("x", "y", "z")):
+                try:
+                    made.append(kind(*arguments))
+                except TypeError:
+                    continue
+                break
+            else:
+                raise AssertionError(f"cannot make a {kind}")
+    return made
+
+
+@pytest.mark.parametrize("error", instances(), ids=lambda error: type(error).__name__)
+def test_every_exception_of_the_client_becomes_one_of_ours(error: BaseException) -> None:
+    """With the client's as its cause."""
+    translated = translate(error)
+    assert isinstance(translated, BusframeError)
+    assert translated.__cause__ is error
+    assert translate(translated) is translated
+
+
+def test_every_entry_of_the_table_is_used() -> None:
+    """Each class is an exception, and its translation has a transient flag."""
+    assert all(issubclass(kind, BaseException) for kind in ERRORS)
+
+
+@pytest.mark.parametrize(
+    ("code", "transient"), [(403, False), (404, False), (406, False), (405, True), (541, True)]
+)
+def test_a_refusal_says_whether_waiting_helps(code: int, transient: bool) -> None:
+    """Missing, forbidden and different do not mend themselves."""
+    refused = translate(exceptions.ChannelClosedByBroker(code, "text"))
+    assert isinstance(refused, ChannelRefused)
+    assert (refused.code, refused.text, refused.transient) == (code, "text", transient)
+
+
+async def test_wrong_password_is_access_denied(rabbitmq_url: str) -> None:
+    """Waiting does not help, and the password shows nowhere."""
+    transport = RabbitMQ(make_settings(rabbitmq_url.replace("guest:guest", "guest:wr0ng")), make_host())
+    with pytest.raises(AccessDenied) as refused:
+        await transport.open()
+    assert not refused.value.transient
+    assert "wr0ng" not in str(refused.value) + repr(refused.value) + repr(transport)
+    await transport.close()
+
+
+async def test_missing_virtual_host_is_access_denied(rabbitmq_url: str) -> None:
+    """The server says so while the connection is opened."""
+    with pytest.raises(AccessDenied):
+        await connect(make_settings(rabbitmq_url.rstrip("/") + "/nope"), "test")
+
+
+async def test_nobody_listening_is_connection_failed() -> None:
+    """Waiting may help; the text says where."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        with pytest.raises(ConnectionFailed, match=f"127.0.0.1:{port}") as failed:
+            await connect(make_settings(f"amqp://127.0.0.1:{port}"), "test")
+    assert failed.value.transient
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server that never answers."""
+    await reader.read()
+    writer.close()
+
+
+async def test_a_server_that_does_not_answer_is_given_up() -> None:
+    """After connect_timeout_s."""
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConnectionFailed):
+            await connect(make_settings(f"amqp://127.0.0.1:{port}", connect_timeout_s=0.2), "test")
+
+
+async def test_cancelled_connecting_leaves_nothing_open() -> None:
+    """The socket is closed when the cancelled call is over."""
+    gone = asyncio.Event()
+    here = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        here.set()
+        await reader.read()
+        gone.set()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        connecting = asyncio.create_task(connect(make_settings(f"amqp://127.0.0.1:{port}"), "test"))
+        await asyncio.wait_for(here.wait(), 10)
+        connecting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting
+        await asyncio.wait_for(gone.wait(), 10)
+
+
+async def test_tls_is_verified() -> None:
+    """A server that speaks no TLS, or has no trusted certificate, is not talked to."""
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ConnectionFailed):
+            await connect(make_settings(f"amqps://127.0.0.1:{port}", connect_timeout_s=0.3), "test")
+    assert ssl.create_default_context().verify_mode is ssl.CERT_REQUIRED
+
+
+async def test_connections_have_names(rabbitmq: Any, rabbitmq_vhost: str) -> None:
+    """Application, instance and role show in the server's management."""
+    async with opened(rabbitmq_vhost) as transport:
+        for link in (transport.publishing, transport.consuming):
+            assert link.connection is not None
+            name = link.connection.raw.params.client_properties["connection_name"]
+            assert name == f"tests {transport.host.instance} {link.role}"
+        assert transport.native.publishing is not transport.native.consuming
+        assert transport.native.publishing is not None
+        assert transport.native.publishing.is_open
+    assert transport.native.publishing is None
+
+
+async def test_close_is_idempotent_and_closed_can_be_opened_again(rabbitmq_vhost: str) -> None:
+    """Also after a failed open, and beside another close."""
+    transport = RabbitMQ(make_settings(rabbitmq_vhost), make_host())
+    await transport.close()
+    transport = RabbitMQ(make_settings(rabbitmq_vhost), make_host())
+    await transport.open()
+    await asyncio.gather(transport.close(), transport.close())
+    await transport.close()
+    assert [task for task in asyncio.all_tasks() if "busframe" in task.get_name()] == []
