@@ -26,8 +26,8 @@ def physical_name(address: Address, prefix: str = "") -> str:
 def find_collisions(addresses: Iterable[Address]) -> list[str]:
     """What is wrong with names that are each valid alone: one problem a line, in a stable order.
 
-    One name is a queue or a topic, never both; two that differ only in ``.`` and ``_`` are one to Kafka. A subscription
-    speaks for its topic, and dead letters for their source.
+    One name is a queue or a topic, never both. Two that differ only in ``.`` and ``_`` are one to Kafka, and two that
+    differ only in case are one to Service Bus. A subscription speaks for its topic, and dead letters for their source.
     """
     kinds: dict[str, str] = {}
     folded: dict[tuple[str, str], str] = {}
@@ -37,11 +37,9 @@ def find_collisions(addresses: Iterable[Address]) -> list[str]:
             text = f"{topic}/{name}" if topic else name
             if not topic and kinds.setdefault(name, kind) != kind:
                 problems[f"{name!r} is a queue and a topic: give one of them another name"] = None
-            twin = folded.setdefault((topic, name.replace(".", "_")), text)
+            twin = folded.setdefault((topic, name.replace(".", "_").lower()), text)
             if twin != text:
-                problems[f"{twin!r} and {text!r} differ only in '.' and '_', which Kafka takes for one: rename one"] = (
-                    None
-                )
+                problems[f"{twin!r} and {text!r} are one name to some broker ('.' is '_', A is a): rename one"] = None
     return list(problems)
 
 

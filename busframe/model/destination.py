@@ -30,8 +30,10 @@ Where: TypeAlias = Mapping[str, str | Sequence[str]]
 Start: TypeAlias = Literal["earliest", "latest"] | datetime
 
 SEPARATOR = "--"
-_NAME = re.compile(r"[A-Za-z0-9_.](?:[A-Za-z0-9_.]|-(?!-))*(?<!-)")
+# A dot at an end, or two together, is an empty part of a NATS subject, and Kafka refuses "." and "..".
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_]|-(?!-)|\.(?!\.))*(?<![-.])")
 _RESERVED_NAMES = frozenset({"bf"})
+_RABBITMQ_OWN = "amq."  # RabbitMQ answers ACCESS_REFUSED to such a declaration
 _RESERVED_SUBSCRIPTIONS = frozenset({"dead", "retry"})
 _NO_OPTIONS: Options = MappingProxyType({})
 
@@ -40,10 +42,10 @@ def _check_name(kind: str, name: object, longest: int, reserved: frozenset[str])
     if not isinstance(name, str) or not name or len(name) > longest or not _NAME.fullmatch(name):
         raise InvalidName(
             f"{kind} name {name!r} is not valid on every broker: use 1 to {longest} characters of ASCII letters, "
-            f"digits and '-_.', without '{SEPARATOR}' and without '-' at either end"
+            f"digits and '-_.', without '{SEPARATOR}' or '..' and without '-' or '.' at either end"
         )
-    if name in reserved:
-        raise InvalidName(f"{kind} name {name!r} is reserved for the framework: choose another")
+    if name in reserved or name.lower().startswith(_RABBITMQ_OWN):
+        raise InvalidName(f"{kind} name {name!r} is reserved, for the framework or by a broker: choose another")
 
 
 def _check_types(owner: str, types: tuple[object, ...]) -> None:

@@ -14,14 +14,16 @@ any_text = st.text(st.characters(exclude_categories=()), max_size=60)
 header_text = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=60).map(str.strip)
 """What a header may say."""
 
-names = st.text(NAME_CHARACTERS, min_size=1, max_size=12).filter(
-    lambda name: "--" not in name and not name.startswith("-") and not name.endswith("-") and name != "bf"
-)
+
+def is_valid(name: str) -> bool:
+    """Semantics A.8, said once more."""
+    return "--" not in name and ".." not in name and name == name.strip("-.") and not name.lower().startswith("amq.")
+
+
+names = st.text(NAME_CHARACTERS, min_size=1, max_size=12).filter(lambda name: is_valid(name) and name != "bf")
 """Valid names, short ones, so that they meet."""
 
-close_names = st.text("ab.-_", min_size=1, max_size=4).filter(
-    lambda name: "--" not in name and not name.startswith("-") and not name.endswith("-")
-)
+close_names = st.text("aAb.-_", min_size=1, max_size=4).filter(is_valid)
 """Valid names that are often the same, or nearly."""
 
 subscription_names = close_names.filter(lambda name: name not in {"dead", "retry"})
