@@ -26,7 +26,7 @@ from busframe.logic.size import message_bytes
 from busframe.logic.wire import EXPIRES_AT
 from busframe.model.delivery import Outgoing
 from busframe.model.destination import Destination, Queue, Topic
-from busframe.model.message import NO_HEADERS, Headers, Message
+from busframe.model.message import NO_HEADERS, FrozenHeaders, Headers, Message
 from busframe.model.types import type_ids
 from busframe.spi.transport import Transport
 
@@ -109,7 +109,7 @@ class Outlet:
                 message_id,
                 kind,
                 content_type,
-                NO_HEADERS if not headers else dict(headers),
+                NO_HEADERS if not headers else FrozenHeaders(headers),
                 key,
                 correlation_id,
                 reply_to,

@@ -10,7 +10,6 @@ Times are seconds of the calling client's clock.
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from types import MappingProxyType
 
 from busframe.errors import DestinationNotFound, MessageTooLarge, SettlementLost, Unsupported
 from busframe.logic.filters import matches
@@ -20,7 +19,7 @@ from busframe.memory.rows import Row
 from busframe.memory.store import Store, TopicState
 from busframe.model.delivery import Delivery, Outgoing
 from busframe.model.destination import Address
-from busframe.model.message import NO_HEADERS, Headers, Message
+from busframe.model.message import NO_HEADERS, FrozenHeaders, Headers, Message
 from busframe.model.settlement import Ack, DeadLetter, Nack, Release, Settlement
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -265,4 +264,4 @@ def _immutable(message: Message) -> Message:
 
 
 def _copied(headers: Headers) -> Headers:
-    return headers if headers is NO_HEADERS else MappingProxyType(dict(headers))
+    return headers if type(headers) is FrozenHeaders else FrozenHeaders(headers)

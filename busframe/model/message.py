@@ -3,12 +3,26 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import MappingProxyType
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 Headers: TypeAlias = Mapping[str, str]
 
-NO_HEADERS: Headers = MappingProxyType({})
+
+class FrozenHeaders(dict[str, str]):
+    """Headers that nobody can change. A dict all the same: a message can be pickled, copied and shown as JSON."""
+
+    __slots__ = ()
+
+    def _refuse(self, *args: object, **named: object) -> NoReturn:
+        raise TypeError("the headers of a message cannot be changed: publish a new one with dict(headers) | {...}")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[type["FrozenHeaders"], tuple[dict[str, str]]]:
+        return FrozenHeaders, (dict(self),)
+
+
+NO_HEADERS: Headers = FrozenHeaders()
 
 
 def no_headers() -> Headers:
