@@ -249,7 +249,7 @@ class Handling:
             attempt = self.verdicts.attempt(delivery)
             self.tell(Failed(self._source, handler, delivery.message, attempt, error, decision))
         if isinstance(decision, DeadLetter) or self._before:
-            return self._settle(flight, decision, error)
+            return self._settle(flight, decision, error, handler)
         self.counters.retried += 1
         logger.info(
             "%s: %s failed, again in %.3f s: %r",
@@ -270,14 +270,16 @@ class Handling:
         decision = self.verdicts.dead_letter(flight.delivery, reason, error, handler, attempts)
         return self._decided(flight, decision, error, handler)
 
-    def _settle(self, flight: Flight, settlement: Settlement, error: Exception | None = None) -> InLane | None:
+    def _settle(
+        self, flight: Flight, settlement: Settlement, error: Exception | None = None, handler: str | None = None
+    ) -> InLane | None:
         if isinstance(settlement, DeadLetter | Nack) and self._before:
             self.counters.dropped += 1
             logger.error(
                 "%s: a message of an at-most-once source failed and is gone: %r",
                 self._address,
                 error or settlement,
-                extra=self._extra(flight, None),
+                extra=self._extra(flight, handler),
             )
         elif isinstance(settlement, DeadLetter):
             if self.verdicts.letters:
@@ -289,7 +291,7 @@ class Handling:
                     self._address,
                     settlement.reason,
                     error or settlement.description,
-                    extra=self._extra(flight, None),
+                    extra=self._extra(flight, handler),
                 )
                 settlement = ACK
             else:
@@ -299,7 +301,7 @@ class Handling:
                     self._address,
                     settlement.reason,
                     error or settlement.description,
-                    extra=self._extra(flight, None),
+                    extra=self._extra(flight, handler),
                 )
         flight.settlement = settlement
         self.finish(flight)
