@@ -29,8 +29,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fil
     # A pipe or a file has no width to fold at, and nobody wants to diff trailing blanks.
     console = Console(file=StringIO(), width=_UNBOUNDED, no_color=True)
     console.print(table)
-    for line in console.file.getvalue().splitlines():  # type: ignore[attr-defined]
-        click.echo(line.rstrip(), file=file)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    click.echo("\n".join(line.rstrip() for line in lines), file=file)
 
 
 def print_json(value: object) -> None:

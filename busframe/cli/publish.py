@@ -66,15 +66,15 @@ def _split(words: tuple[str, ...]) -> tuple[str | None, str, str]:
 
     target = words[0] if "://" in words[0] or looks_like_app(words[0]) else None
     rest = words[1:] if target is not None else words
-    if not rest:
-        raise click.UsageError("DESTINATION is missing: busframe publish [APP|URL] DESTINATION [BODY|-|@FILE]")
-    if len(rest) > 2:
-        raise click.UsageError(
-            f"{len(words)} words are too many: quote the BODY; and {words[0]!r} is no APP (module:attribute) or URL"
-            if target is None
-            else f"{len(words)} words are too many: quote the BODY"
-        )
-    return target, rest[0], rest[1] if len(rest) == 2 else ""
+    match rest:
+        case ():
+            raise click.UsageError("DESTINATION is missing: busframe publish [APP|URL] DESTINATION [BODY|-|@FILE]")
+        case (name,):
+            return target, name, ""
+        case (name, body):
+            return target, name, body
+    no_app = f"; and {words[0]!r} is no APP (module:attribute) or URL" if target is None else ""
+    raise click.UsageError(f"{len(words)} words are too many: quote the BODY{no_app}")
 
 
 def _bus_and_destination(

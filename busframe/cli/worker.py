@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from busframe.handling.plan import SourcePlan
+    from busframe.runtime.worker import Worker
 
 _ALWAYS = ("handled", "retried", "dead_lettered")
 
@@ -20,30 +21,46 @@ _ALWAYS = ("handled", "retried", "dead_lettered")
 @app_argument
 @click.option("--handlers", metavar="NAME,…", help="Only the sources of these handlers.")
 @click.option("--until-idle", type=click.FloatRange(min=0), metavar="S", help="End after S seconds without a message.")
+@click.option("--processes", type=click.IntRange(min=1), default=1, metavar="N", help="Run N workers side by side.")
 @url_option
 @profile_option
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option(
     "--drain-timeout", type=click.FloatRange(min=0), metavar="S", help="How long handlers may finish at the end."
 )
+@click.option(
+    "--health-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Answer HTTP probes there: /ready and /live.",
+)
+@click.option("--process", type=int, hidden=True)
 @click.pass_context
 def worker(
     ctx: click.Context,
     app: str | None,
     handlers: str | None,
     until_idle: float | None,
+    processes: int,
     url: str | None,
     profile: str | None,
     log_format: Literal["text", "json"],
     drain_timeout: float | None,
+    health_port: int | None,
+    process: int | None,
 ) -> None:
     """Run the handlers of APP until a signal, or until nothing comes in.
 
     The first SIGTERM or Ctrl-C lets running handlers finish, a second one stops at once. Exit codes: 0 ended in order,
     1 handlers had to be stopped, 2 the application or its configuration is wrong, 4 the broker was not reached.
     """
+    import asyncio
+    from contextlib import ExitStack
+
     from busframe.cli.application import load_app
     from busframe.cli.logs import configure_logging
+    from busframe.cli.probe import listen, serve
+    from busframe.cli.processes import end_with_parent
     from busframe.errors import ConfigurationError
 
     configure_logging(log_format)
@@ -54,29 +71,50 @@ def worker(
     if not bus.handlers:
         raise ConfigurationError(f"{application.name} has no handlers: register one with @bus.handle(source)")
     names = [name.strip() for name in (handlers or "").split(",") if name.strip()]
-    report = Report(log_format)
+    plans = bus.plans(configuration)
+    if processes > 1:
+        # Everything that can be wrong without a broker has been found by now, and is said once.
+        configuration.require_url()
+        if health_port is not None:
+            raise click.UsageError("--health-port is for one process: leave out --processes")
+        ctx.exit(_run_processes(processes, ctx))
+    report = Report(log_format, process)
+    end_with_parent()
     if configuration.settings.scheme == "memory":
         report.warn_of_memory()
-    plans = bus.plans(configuration)
-    code = bus.run(
-        handlers=names,
-        until_idle_s=until_idle,
-        started=lambda running: report.begin(
-            application.name,
-            configuration.settings.url,
-            [plan for plan in plans if plan.source.address in {source.address for source in running.sources}],
-        ),
-    )
+    tasks: list[asyncio.Task[None]] = []
+
+    def started(running: Worker) -> None:
+        if listener is not None:
+            tasks.append(asyncio.get_running_loop().create_task(serve(listener, bus.health), name="busframe probe"))
+        consumed = {source.address for source in running.sources}
+        url = configuration.settings.url
+        report.begin(application.name, url, [plan for plan in plans if plan.source.address in consumed])
+
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen(health_port)) if health_port is not None else None
+        code = bus.run(handlers=names, until_idle_s=until_idle, started=started)
     report.end(bus.statistics())
     ctx.exit(code)
+
+
+def _run_processes(count: int, ctx: click.Context) -> int:
+    from busframe.cli.processes import run_processes
+
+    words = ["worker", *([ctx.params["app"]] if ctx.params["app"] else [])]
+    for name in ("handlers", "until_idle", "url", "profile", "log_format", "drain_timeout"):
+        if ctx.params[name] is not None:
+            words += [f"--{name.replace('_', '-')}", str(ctx.params[name])]
+    return run_processes(count, words)
 
 
 class Report:
     """What a worker says about itself at start and end: tables, or records where the log is JSON."""
 
-    def __init__(self, style: Literal["text", "json"]) -> None:
+    def __init__(self, style: Literal["text", "json"], process: int | None) -> None:
         import logging
 
+        self._process = process
         self._tables = style == "text"
         self._logger = logging.getLogger("busframe.worker")
 
@@ -94,6 +132,8 @@ class Report:
         where = mask_url(url) if url else "a transport of its own"
         if not self._tables:
             self._logger.info("started", extra={"app": app, "url": where, "sources": [str(p.source) for p in plans]})
+            return
+        if self._process not in (None, 1):  # the others do the same
             return
         from busframe.cli.output import print_table
 
@@ -129,7 +169,7 @@ class Report:
             for name in next(iter(statistics.values()))
             if name in _ALWAYS or (name != "received" and any(counts[name] for counts in statistics.values()))
         ]
-        click.echo()
+        click.echo(f"\nprocess {self._process}" if self._process else "")
         print_table(
             ("source", *(name.replace("_", "-") for name in names)),
             [(source, *(counts[name] for name in names)) for source, counts in statistics.items()],

@@ -88,6 +88,7 @@ def load(
     environment, wrong = from_environment(environ, named, Settings.model_fields)
     problems += wrong
     layers = [*said, environment, *weaker]
+    settings: Settings | None = None
     try:
         settings = _merge(layers)
     except ValidationError as failed:
@@ -99,7 +100,7 @@ def load(
                 _merge([other])
             except ValidationError as failed:
                 problems += explain(failed, [other])
-    if problems:
+    if problems or settings is None:
         raise InvalidSettings(problems)
     return Configuration(
         settings,

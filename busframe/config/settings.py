@@ -24,12 +24,12 @@ class RetrySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    max_attempts: int | None = Field(None, ge=1)
+    max_attempts: int | None = Field(default=None, ge=1)
     delay_s: Seconds | None = None
-    factor: float | None = Field(None, ge=1, lt=inf)
+    factor: float | None = Field(default=None, ge=1, lt=inf)
     max_delay_s: Seconds | None = None
-    jitter: float | None = Field(None, ge=0, lt=inf)
-    max_age_s: float | None = Field(None, gt=0)
+    jitter: float | None = Field(default=None, ge=0, lt=inf)
+    max_age_s: float | None = Field(default=None, gt=0)
 
     def over(self, policy: RetryPolicy) -> Retry:
         """A policy with these numbers in place of its own; its ``give_up_on`` and ``rules`` stay.
@@ -50,9 +50,9 @@ class HandlerSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    concurrency: int | None = Field(None, ge=1)
-    prefetch: int | None = Field(None, ge=1)
-    timeout_s: float | None = Field(None, gt=0)
+    concurrency: int | None = Field(default=None, ge=1)
+    prefetch: int | None = Field(default=None, ge=1)
+    timeout_s: float | None = Field(default=None, gt=0)
     ordering: Literal["none", "key"] | None = None
     retry: RetrySettings | None = None
 
@@ -80,9 +80,9 @@ class Settings(BaseSettings):
     app: str | None = None
     prefix: str = ""
     topology: Literal["create", "verify", "assume"] = "create"
-    drain_timeout_s: float = Field(30.0, ge=0)
-    connect_timeout_s: float = Field(30.0, ge=0)
-    max_deliveries: int = Field(20, ge=1)
+    drain_timeout_s: float = Field(default=30.0, ge=0)
+    connect_timeout_s: float = Field(default=30.0, ge=0)
+    max_deliveries: int = Field(default=20, ge=1)
     max_lane_delay_s: Seconds = 300.0
     transports: dict[str, dict[str, Any]] = {}
     destinations: dict[str, dict[str, dict[str, Any]]] = {}

@@ -98,29 +98,30 @@ def from_environment(
     names = sorted(set(names))
     said = (name for name, value in environ.items() if name.startswith(PREFIX) and value and name not in _CHOICES)
     for variable in sorted(said, key=lambda name: (name.count("__"), name)):  # tables before what they hold
-        key = tuple(part.lower() for part in variable.removeprefix(PREFIX).split("__"))
-        if key[0] not in fields:
+        section, *inside = variable.removeprefix(PREFIX).lower().split("__")
+        if section not in fields:
             # In a short name two letters that changed places are already far apart by difflib's measure.
-            anagrams = [field for field in fields if sorted(field) == sorted(key[0])]
-            if close := anagrams or get_close_matches(key[0], list(fields), n=1, cutoff=0.8):
-                meant = "__".join((close[0].upper(), *variable.removeprefix(PREFIX).split("__")[1:]))
-                problems.append(f"environment {variable}: there is no such setting; did you mean {PREFIX}{meant}?")
+            anagrams = [field for field in fields if sorted(field) == sorted(section)]
+            if close := anagrams or get_close_matches(section, list(fields), n=1, cutoff=0.8):
+                meant = PREFIX + "__".join((close[0], *inside)).upper()
+                problems.append(f"environment {variable}: there is no such setting; did you mean {meant}?")
             continue
-        if key[0] in _NAMED_TABLES and len(key) > 1:
-            meant_by = [name for name in names if _fold(name) == _fold(key[1])]
+        if section in _NAMED_TABLES and inside:
+            meant_by = [name for name in names if _fold(name) == _fold(inside[0])]
             if len(meant_by) > 1:
                 problems.append(f"environment {variable}: {' or '.join(meant_by)}? Say it in {FILE} instead")
-            key = (key[0], *(meant_by[:1] or key[1:2]), *key[2:])
+            inside[:1] = meant_by[:1] or inside[:1]
+        *tables, last = (section, *inside)
         table = values
-        for part in key[:-1]:
+        for part in tables:
             inner = table.setdefault(part, {})
             if not isinstance(inner, dict):
                 problems.append(f"environment {variable}: another variable says that {part} is not a table")
                 break
             table = inner
         else:
-            table[key[-1]] = _from_json(environ[variable]) if key[0] in _NAMED_TABLES else environ[variable]
-            exact[key] = f"environment {variable}"
+            table[last] = _from_json(environ[variable]) if section in _NAMED_TABLES else environ[variable]
+            exact[(*tables, last)] = f"environment {variable}"
     return Layer("environment", values, exact=exact), problems
 
 

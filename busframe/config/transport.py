@@ -60,6 +60,7 @@ def transport_settings(plugin: "Plugin[S]", settings: Settings, origins: Mapping
     given: dict[str, object] = {name: value for name, value in {**table, **query}.items() if name in known or takes_any}
     if "url" in plugin.settings.model_fields:
         given["url"] = url
+    made: S | None = None
     try:
         made = plugin.settings.model_validate(given)
     except ValidationError as failed:
@@ -69,7 +70,7 @@ def transport_settings(plugin: "Plugin[S]", settings: Settings, origins: Mapping
                 loc if loc[0] in query or loc[0] == "url" else ("transports", plugin.name, *error["loc"])
             )
             problems.append(f"{where(str(loc[0]))}: {dotted(path)} {wrong_value({**error, 'loc': loc})}")
-    if problems:
+    if problems or made is None:
         raise InvalidSettings(problems)  # without a cause: pydantic's text repeats the values, passwords too
     return made
 

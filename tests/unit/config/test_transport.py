@@ -10,10 +10,10 @@ from busframe.spi import Host, Plugin, Transport
 
 class Rabbit(BaseModel):
     url: str
-    heartbeat_s: float = Field(60.0, gt=0)
+    heartbeat_s: float = Field(default=60.0, gt=0)
     password: str = ""
     servers: list[str] = []
-    frame: int = Field(1, alias="frameMax")
+    frame: int = Field(default=1, alias="frameMax")
 
 
 class Loose(BaseModel):
