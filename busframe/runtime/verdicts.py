@@ -74,6 +74,8 @@ class Verdicts:
             decision = policy(failure)
             if not isinstance(decision, Nack | DeadLetter):
                 raise TypeError(f"it answered {decision!r} and not Nack or DeadLetter")
+            if isinstance(decision, Nack) and not decision.delay_s >= 0:  # also where it is text or no number
+                raise ValueError(f"it answered {decision!r}: delay_s must be 0 or more seconds")
         except Exception:
             # A broken policy may neither lose the message nor retry it for ever.
             logger.exception("%s: the retry policy failed; the default one decides", self.address)
