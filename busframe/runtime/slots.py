@@ -37,7 +37,7 @@ class Slots:
         sleep: Callable[[float], Awaitable[None]],
         spawn: Spawn,
         pause: Callable[[Flight, float], None],
-        hand_back: Callable[[Flight], None],
+        hand_back: Callable[[Flight, InLane], None],
     ) -> None:
         self.lanes: Lanes[Flight] = Lanes()
         self.running = 0
@@ -145,7 +145,7 @@ class Slots:
 
     def _keep(self, flight: Flight, in_lane: InLane) -> None:
         if "draining" in self._blocked:
-            self._hand_back(flight)
+            self._hand_back(flight, in_lane)
         elif isinstance(in_lane, Pause):
             self._pause(flight, in_lane.delay_s)
         else:

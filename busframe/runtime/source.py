@@ -17,10 +17,10 @@ from busframe.logic.attempts import Verdict, judge_deliveries
 from busframe.logic.credit import Credit
 from busframe.logic.lifecycle import SourceEvent, SourceState, advance
 from busframe.model.entity import Entity
-from busframe.model.settlement import RELEASE
+from busframe.model.settlement import RELEASE, Nack
 from busframe.runtime.backoff import Backoff
 from busframe.runtime.flight import Flight
-from busframe.runtime.handle import Handling
+from busframe.runtime.handle import Again, Handling, InLane
 from busframe.runtime.receive import CLOSE_TIMEOUT_S, Receiving, log_failure
 from busframe.runtime.settle import Settler
 from busframe.runtime.slots import Slots
@@ -76,7 +76,7 @@ class SourceRunner:
         self._settler = Settler(self.address, host, self._on_settled)
         # What an at-most-once source receives is settled already.
         handling.finish = (lambda flight: self._on_settled(flight, None)) if self._before else self._settler.put
-        self._slots = Slots(handling, host.sleep, self._spawn, self._pause, self._hand_back)
+        self._slots = Slots(handling, host.sleep, self._spawn, self._pause, self._end_in_drain)
         self._receiving = Receiving(
             entity,
             ack="before" if self._before else "after",
@@ -206,6 +206,14 @@ class SourceRunner:
         # Keys keep their order at a hand-over only if nothing goes back before the receiver closes.
         if self.plan.ordering != "key" and not self._before:
             self._release([flight])
+
+    def _end_in_drain(self, flight: Flight, in_lane: InLane) -> None:
+        if isinstance(in_lane, Again) and not self.plan.in_place:
+            # It failed, and would run again at once: its attempt is used up, so the stored copy has to say it.
+            flight.settlement = Nack(in_lane.delay_s, flight.delivery.carried)
+            self._settler.put(flight)
+        else:
+            self._hand_back(flight)
 
     # ------------------------------------------------------------------------------------------------ pause
 
