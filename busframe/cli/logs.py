@@ -24,8 +24,11 @@ class Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, whatever line feeds are in the text."""
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        fields = " ".join(f"{name}={value}" for name, value in extra(record).items())
-        line = f"{time} {record.levelname:<7} {record.name}  {record.getMessage()}" + (f"  {fields}" if fields else "")
+        text = record.getMessage()
+        # What the text says already, or what is not known, would only make the line longer.
+        new = {name: value for name, value in extra(record).items() if value is not None and str(value) not in text}
+        fields = " ".join(f"{name}={value}" for name, value in new.items())
+        line = f"{time} {record.levelname:<7} {record.name}  {text}" + (f"  {fields}" if fields else "")
         line = line.replace("\r", "\\r").replace("\n", "\\n")
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     "--ttl", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Not to be handled after S seconds."
 )
 @click.option("--count", type=click.IntRange(min=1), default=1, metavar="N", help="Send the body N times.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="S",
+    help="Try each message for S seconds, through an outage.",
+)
 @url_option
 @profile_option
 def publish(
@@ -39,6 +47,7 @@ def publish(
     delay: float,
     ttl: float | None,
     count: int,
+    timeout: float,
     url: str | None,
     profile: str | None,
 ) -> None:
@@ -47,6 +56,9 @@ def publish(
     BODY is the text itself, @FILE its content; "-" reads lines of JSON from standard input, each a message. A body is
     validated where APP declares the destination's types. With a URL, or without any APP, DESTINATION is queue:NAME or
     topic:NAME.
+
+    A message whose confirmation is lost with the connection is sent again under the same id, so it may be there twice;
+    how many may be is said at the end.
 
     Exit codes: 0 all confirmed, 1 one was not, 2 usage or configuration, 4 the broker was not reached.
     """
@@ -57,7 +69,7 @@ def publish(
         raise click.UsageError("--count repeats one body: it cannot be said with '-'")
     bus, destination = _bus_and_destination(target, name, url, profile)
     options = {"key": key, "headers": _headers(headers), "delay_s": delay, "ttl_s": ttl}
-    asyncio.run(_send(bus, destination, payload_maker(destination, type_name), body, count, options))
+    asyncio.run(_send(bus, destination, payload_maker(destination, type_name), body, count, options, timeout))
 
 
 def _split(words: tuple[str, ...]) -> tuple[str | None, str, str]:
@@ -127,17 +139,22 @@ async def _send(
     body: str,
     count: int,
     options: dict[str, Any],
+    timeout_s: float,
 ) -> None:
+    from busframe.cli.persistence import PersistentPublisher
     from busframe.cli.pipeline import Pipeline, lines_of, repeated
 
     payload = make(_content(body)) if body != "-" else None  # wrong ones are refused before anything is connected
+    send = PersistentPublisher(bus, destination, options, timeout_s)
     async with bus:
         if body != "-" and count == 1:
-            click.echo((await bus.publish(destination, payload, **options)).id)
+            click.echo((await send(payload)).id)
             return
-        pipeline = Pipeline(lambda given: bus.publish(destination, given, **options), make, _printed)
+        pipeline = Pipeline(send, make, _printed)
         bodies = lines_of(sys.stdin.buffer) if body == "-" else repeated(_content(body), count)
         await _with_progress(pipeline, bodies, None if body == "-" else count)
+    if send.doubtful:
+        click.echo(f"{send.doubtful} may be there twice: their first confirmation was lost on the way", err=True)
     pipeline.report(str(destination))
 
 
