@@ -80,7 +80,7 @@ def describe(change: Change) -> str:
     )
 
 
-def _compare(address: Address, ordering: Ordering, found: Store | TopicState | None) -> list[Change]:
+def _compare(address: Address, ordering: Ordering | None, found: Store | TopicState | None) -> list[Change]:
     if isinstance(address, Subscription) and address.start != "latest":
         raise Unsupported(f"{address}: start={address.start!r} on memory://, where a topic keeps no messages")
     kind = _kind(address)
@@ -90,7 +90,7 @@ def _compare(address: Address, ordering: Ordering, found: Store | TopicState | N
         return [Change(address, "conflict", "kind", KIND_NAMES[kind], KIND_NAMES[found.kind])]
     changes: list[Change] = []
     if isinstance(found, Store):
-        if found.ordering != ordering:
+        if ordering is not None and found.ordering != ordering:
             changes.append(Change(address, "conflict", "ordering", ordering, found.ordering))
         if isinstance(address, Subscription):
             if found.temporary != address.temporary:
@@ -140,15 +140,15 @@ def _kind(address: Address) -> Kind:
             assert_never(address)
 
 
-def _ordering(entity: Entity) -> Ordering:
-    """What orders a source: dead letters and topics are never ordered by key."""
+def _ordering(entity: Entity) -> Ordering | None:
+    """What orders a source; None: nobody here asks. Dead letters and topics are never ordered by key."""
     return entity.ordering if isinstance(entity.address, Queue | Subscription) else "none"
 
 
-def _asked(address: Address, ordering: Ordering) -> dict[str, object]:
+def _asked(address: Address, ordering: Ordering | None) -> dict[str, object]:
     asked: dict[str, object] = {"kind": KIND_NAMES[_kind(address)]}
     if isinstance(address, Queue | Subscription):
-        asked["ordering"] = ordering
+        asked["ordering"] = ordering or "none"
     if isinstance(address, Subscription):
         asked |= {"where": dict(address.where), "temporary": address.temporary}
     return asked

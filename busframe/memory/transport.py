@@ -152,7 +152,7 @@ class MemoryTransport(Transport):
         if not isinstance(entity.address, Queue | Subscription | DeadLetters):
             raise Unsupported(f"{entity.address} is a topic: consume one of its subscriptions")
         receiver = MemoryReceiver(
-            self._opened(), self._host, entity.address, ordering=entity.ordering, keep=ack == "after"
+            self._opened(), self._host, entity.address, ordering=entity.ordering or "none", keep=ack == "after"
         )
         self._receivers = [known for known in self._receivers if not known.closed]
         self._receivers.append(receiver)

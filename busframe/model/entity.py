@@ -18,7 +18,7 @@ class Entity:
 
     Attributes:
         address: a queue, a topic, a subscription, or the dead letters of a source.
-        ordering: what its handlers ask.
+        ordering: what its handlers ask; None: nothing handles it here, so what exists is right, and ``none`` is made.
         max_attempts: the most attempts that a policy of its handlers allows; 0 where nothing handles it here.
         longest_delay_s: the longest delay that a policy may ask, in seconds.
         longest_handler_s: the longest time-out of its handlers, in seconds; None: unbounded.
@@ -26,7 +26,7 @@ class Entity:
     """
 
     address: Address
-    ordering: Literal["none", "key"] = "none"
+    ordering: Literal["none", "key"] | None = None
     max_attempts: int = 0
     longest_delay_s: float = 0.0
     longest_handler_s: float | None = None

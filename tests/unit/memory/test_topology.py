@@ -53,6 +53,12 @@ async def test_after_a_plan_is_applied_nothing_is_left_of_it(transport: MemoryTr
     assert await transport.plan(entities) == []
 
 
+async def test_who_only_publishes_asks_for_no_ordering(transport: MemoryTransport) -> None:
+    """A process without handlers of a source finds no difference, however the workers have declared it."""
+    await transport.apply(await transport.plan([Entity(JOBS, ordering="key")]))
+    assert await transport.plan([Entity(JOBS)]) == []
+
+
 async def test_a_filter_is_changed_in_place(broker: MemoryBroker, transport: MemoryTransport, declare: Declare) -> None:
     """Another `where` is an update that keeps what is stored."""
     await declare(subscription(where={"a": "b"}))
@@ -68,7 +74,7 @@ async def test_a_filter_is_changed_in_place(broker: MemoryBroker, transport: Mem
     ("exists", "asked", "property"),
     [
         (Entity(JOBS), Entity(JOBS, ordering="key"), "ordering"),
-        (Entity(JOBS, ordering="key"), Entity(JOBS), "ordering"),
+        (Entity(JOBS, ordering="key"), Entity(JOBS, ordering="none"), "ordering"),
         (Entity(JOBS), Entity(Topic("jobs")), "kind"),
         (Entity(NEWS), Entity(Queue("news")), "kind"),
         (Entity(subscription()), Entity(subscription(temporary=True)), "temporary"),

@@ -29,8 +29,6 @@ CLAIMS: dict[str, Any] = {
 VALUES = [
     MESSAGE,
     DeadLetterInfo("attempts", None, None, None, 1, None, datetime(2026, 1, 1, tzinfo=UTC), "q", None, "host", 0),
-    Outgoing(QUEUE, MESSAGE),
-    Delivery(MESSAGE, 7, "7", 1, 0),
     ACK,
     RELEASE,
     Nack(),
@@ -105,6 +103,6 @@ def test_a_transport_claims_nothing_by_silence() -> None:
 def test_an_entity_asks_little() -> None:
     """A bare entity is one that nothing handles here; unknown statistics are None."""
     entity = Entity(QUEUE)
-    assert (entity.ordering, entity.max_attempts, entity.longest_delay_s, entity.options) == ("none", 0, 0.0, {})
+    assert (entity.ordering, entity.max_attempts, entity.longest_delay_s, entity.options) == (None, 0, 0.0, {})
     assert entity.longest_handler_s is None
     assert {getattr(Stats(), field.name) for field in fields(Stats)} == {None}
