@@ -1,4 +1,8 @@
-"""What passes between the core and a transport: one message to send, one message received."""
+"""What passes between the core and a transport: one message to send, one message received.
+
+Values as all others here, by convention: one of each is made for every message, and ``frozen`` would triple what that
+costs (0.75 µs instead of 0.2).
+"""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +10,7 @@ from busframe.model.destination import Address
 from busframe.model.message import Headers, Message, no_headers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outgoing:
     """One message to be stored.
 
@@ -25,7 +29,7 @@ class Outgoing:
     carried: Headers = field(default_factory=no_headers)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Delivery:
     """One received message, to be settled exactly once.
 
