@@ -73,13 +73,12 @@ class Definition:
 def _unknown(table: str, configured: Any, known: Sequence[str]) -> list[str]:
     from difflib import get_close_matches
 
-    problems = []
-    for name in configured:
-        if name not in known:
-            close = get_close_matches(name, known, n=3, cutoff=0.6) or sorted(known)[:5]
-            there = f"there are {', '.join(close)}" if close else "there are none"
-            problems.append(f"[{table}.{name}]: this application has no such name: {there}")
-    return problems
+    # A name that is not like any here belongs to another program that shares the file.
+    return [
+        f"[{table}.{name}]: there is no such name in this application: did you mean {', '.join(close)}?"
+        for name in configured
+        if name not in known and (close := get_close_matches(name, known, n=3))
+    ]
 
 
 @dataclass
