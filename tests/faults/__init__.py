@@ -1,1 +1,1 @@
-"""What happens to messages when processes, servers and connections die: every run ends in an account of each message."""
+"""Processes, servers and connections die here: every run ends in an account of each message."""

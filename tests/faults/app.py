@@ -5,8 +5,9 @@ import os
 import signal
 from pathlib import Path
 
-from busframe import Bus, Context, Message, Queue, Retry
 from pydantic import BaseModel
+
+from busframe import Bus, Context, Message, Queue, Retry
 
 JOURNAL = Path(os.environ.get("BUSFRAME_TEST_JOURNAL", "journal"))
 WORK_S = float(os.environ.get("BUSFRAME_TEST_WORK_S", "0"))
@@ -32,6 +33,7 @@ bus = Bus(uses=[jobs, flaky, deadly])
 
 @bus.handle(jobs, concurrency=10, prefetch=20)
 async def work(job: Job, ctx: Context) -> None:
+    """Take a while, and write it down."""
     if WORK_S:
         await asyncio.sleep(WORK_S)
     write(f"handled {job.n} {ctx.attempt}")
@@ -39,6 +41,7 @@ async def work(job: Job, ctx: Context) -> None:
 
 @bus.handle(flaky, retry=Retry(max_attempts=3, delay_s=0.2, factor=2.0, jitter=0.0))
 async def fail_twice(job: Job, ctx: Context) -> None:
+    """Fail on job 0 until the third attempt, and on negative ones for ever."""
     write(f"tried {job.n} {ctx.attempt} {asyncio.get_running_loop().time()}")
     if job.n < 0 or (job.n == 0 and ctx.attempt < 3):
         raise ConnectionError(f"attempt {ctx.attempt}")
@@ -46,6 +49,7 @@ async def fail_twice(job: Job, ctx: Context) -> None:
 
 @bus.handle(deadly)
 async def kill_on_zero(job: Job) -> None:
+    """Job 0 kills the process, as a bug in a C library does."""
     if job.n == 0:
         write("killed")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -54,5 +58,6 @@ async def kill_on_zero(job: Job) -> None:
 
 @bus.handle(deadly.dead_letters)
 async def bury(letter: Message) -> None:
+    """Write down what was given up, and why."""
     assert letter.dead is not None
     write(f"buried {letter.body.decode()} {letter.dead.reason}")

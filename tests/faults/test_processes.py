@@ -77,7 +77,8 @@ def test_a_message_that_kills_the_process_is_buried(rabbitmq_vhost: str, tmp_pat
         for _ in range(60):
             worker = run.worker()
             wait_until(
-                lambda: worker.poll() is not None or bool(run.journal.lines("buried")), "the worker dies, or buries it"
+                lambda: worker.poll() is not None or bool(run.journal.lines("buried")),  # noqa: B023
+                "the worker dies, or buries it",
             )
             if run.journal.lines("buried"):
                 break
