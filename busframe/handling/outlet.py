@@ -55,7 +55,7 @@ class Outlet:
         self._codecs = codecs
         self._middleware = tuple(middleware)
         self._clock = clock
-        self._types: dict[tuple[Destination[Any], type], str | None] = {}
+        self._types: dict[tuple[tuple[type, ...], type], str | None] = {}
         self.closed = False
 
     def prepare(
@@ -95,12 +95,18 @@ class Outlet:
                 dead=None,
             )
         else:
-            kind = self._types.get((to, type(body)), "")
+            kind = self._types.get((to.types, type(body)), "")
             if kind == "":
-                kind = self._types[to, type(body)] = self._type_of(to, body, message_id)
+                kind = self._type_of(to, body, message_id)
+                if not isinstance(body, dict):  # of two dicts each may be of another TypedDict
+                    self._types[to.types, type(body)] = kind
             try:
                 content, content_type = self._codecs.encode(body)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except (
+                BaseException
+            ) as error:  # a serializer may raise anything; nothing here waits, so it is no cancellation
                 raise EncodeFailed(
                     f"{type(body).__name__} cannot be encoded for {to}: {error}", message_id=message_id
                 ) from error
@@ -122,17 +128,17 @@ class Outlet:
         return Outgoing(to, message, delay_s, "", carried)
 
     def _type_of(self, to: Destination[Any], body: object, message_id: str) -> str | None:
-        if to.types:
-            # The declared class and not the payload's own: a subclass reaches the handlers of its base.
-            for declared in (type(body), *to.types):
-                if declared in to.types and isinstance(body, declared):
-                    return None if declared in _BUILTIN else type_ids(declared)[0]
+        if not to.types:
+            return None if isinstance(body, _BUILTIN) else type_ids(type(body))[0]
+        declared = _declared(to.types, body)
+        if declared is None:
             names = ", ".join(kind.__name__ for kind in to.types)
-            raise EncodeFailed(
-                f"{to} carries {names}, not {type(body).__name__}: add the class to its declaration",
-                message_id=message_id,
-            )
-        return None if isinstance(body, _BUILTIN) else type_ids(type(body))[0]
+            what, cure = type(body).__name__, "add the class to its declaration"
+            if isinstance(body, dict) and any(map(_is_typed_dict, to.types)):
+                what, cure = f"a dict with the keys {_shorten(', '.join(map(str, body)))}", "correct the keys"
+            raise EncodeFailed(f"{to} carries {names}, not {what}: {cure}", message_id=message_id)
+        # The only type of a destination, if every program has it, needs no name; of several each does.
+        return None if declared in _BUILTIN and len(to.types) == 1 else type_ids(declared)[0]
 
     def _check_limits(self, message: Message, delay_s: float, ttl_s: float | None) -> None:
         limit = self._transport.capabilities.max_message_bytes
@@ -210,6 +216,39 @@ class Outlet:
                 raise failed[0]
             sent += [outgoing.message for outgoing in window]
         return sent
+
+
+def _declared(types: Sequence[type], body: object) -> type | None:
+    """The declared class and not the payload's own: a subclass reaches the handlers of its nearest base."""
+    if isinstance(body, dict):
+        for kind in types:
+            if _is_typed_dict(kind) and _has_keys_of(kind, body):
+                return kind
+    for kind in type(body).__mro__:
+        if kind in types:
+            return kind
+    if isinstance(body, int) and float in types:  # as type checkers have it
+        return float
+    return next((kind for kind in types if not _is_typed_dict(kind) and _is_of(kind, body)), None)
+
+
+def _is_typed_dict(kind: type) -> bool:
+    return hasattr(kind, "__required_keys__")  # typing and typing_extensions each have a class of their own
+
+
+def _has_keys_of(kind: Any, body: dict[Any, Any]) -> bool:
+    return bool(kind.__required_keys__ <= body.keys() <= kind.__annotations__.keys())
+
+
+def _is_of(kind: type, body: object) -> bool:
+    try:
+        return isinstance(body, kind)
+    except TypeError:  # a protocol that is not to be asked
+        return False
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _bind(
