@@ -1,4 +1,4 @@
-"""Dispatch in memory: receive, decode, handler, settle. Beside it FastStream's own path from a message to its handler."""
+"""Dispatch in memory: receive, decode, handler, settle; beside FastStream's own path from a message to its handler."""
 
 import asyncio
 import logging

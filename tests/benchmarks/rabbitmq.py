@@ -166,13 +166,13 @@ def consumers(url: str) -> list[Contender]:
         done = asyncio.Event()
         seen = 0
 
-        @broker.subscriber(RabbitQueue(name, queue_type=QueueType.QUORUM, durable=True))
         async def handle(order: Order) -> None:
             nonlocal seen
             seen += 1
             if seen == messages:
                 done.set()
 
+        broker.subscriber(RabbitQueue(name, queue_type=QueueType.QUORUM, durable=True))(handle)
         async with broker:
             started = time.perf_counter()
             await broker.start()
