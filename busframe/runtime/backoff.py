@@ -1,5 +1,6 @@
 """How long to wait before trying again what failed outside a handler."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from busframe.logic.retry import Retry
@@ -23,3 +24,9 @@ class Backoff:
     def reset(self) -> None:
         """It went well."""
         self.failures = 0
+
+
+def is_cancelled() -> bool:
+    """Whether somebody cancelled the running task; else a ``CancelledError`` in it is a failure like any other."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

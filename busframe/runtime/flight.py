@@ -7,7 +7,6 @@ from busframe.model.delivery import Delivery
 if TYPE_CHECKING:
     import asyncio
 
-    from busframe.errors import SettlementLost
     from busframe.model.settlement import Settlement
     from busframe.runtime.handle import InLane
     from busframe.spi.transport import Receiver
@@ -21,7 +20,7 @@ class Flight:
         receiver: where it came from, and where it is settled.
         lane: the key whose lane it holds; None: no lane.
         settlement: what becomes of it, once that is decided.
-        settled: holds how settling ended; only where somebody waits for that.
+        settled: holds how settling ended (None: well); only where somebody waits for that.
         kept: settled by hand as something that its lane does: wait for a retry, pause.
     """
 
@@ -32,6 +31,6 @@ class Flight:
         self.receiver = receiver
         self.lane = lane
         self.settlement: Settlement | None = None
-        self.settled: asyncio.Future[SettlementLost | None] | None = None
+        self.settled: asyncio.Future[Exception | None] | None = None
         self.kept: InLane | None = None
         self.tries = 0

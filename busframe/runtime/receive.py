@@ -15,6 +15,7 @@ from busframe.model.entity import Entity
 from busframe.runtime.backoff import Backoff
 from busframe.runtime.counters import Counters
 from busframe.runtime.flight import Flight
+from busframe.runtime.settle import Settler
 from busframe.runtime.slots import Slots, Spawn
 from busframe.spi.transport import Host, Receiver, Transport
 
@@ -37,6 +38,7 @@ class Receiving:
         credit: how much may be in flight.
         counters: of the source.
         judge: the crash guard's verdict on a number of deliveries.
+        settler: told when what was received belongs to the broker again.
         release: hands flights back to the broker.
         redeclare: makes the source exist again, when the broker says that it is gone.
         changed: (whether the source is consumed, why not)
@@ -55,6 +57,7 @@ class Receiving:
         credit: Credit,
         counters: Counters,
         judge: Callable[[int], Verdict],
+        settler: Settler,
         release: Callable[[Sequence[Flight]], None],
         redeclare: Callable[[Entity], Awaitable[None]],
         changed: Callable[[bool, BaseException | None], None],
@@ -76,6 +79,7 @@ class Receiving:
         self._credit = credit
         self._counters = counters
         self._judge = judge
+        self._settler = settler
         self._release = release
         self._redeclare = redeclare
         self._changed = changed
@@ -127,6 +131,7 @@ class Receiving:
 
     def _forget_unstarted(self) -> None:
         # They belong to the broker again and are delivered again: to start them would be to handle them twice.
+        self._settler.forget_parked()
         for _ in self._slots.withdraw(waiting=True):
             self._credit.give()
 
@@ -143,6 +148,8 @@ class Receiving:
                 if backoff.failures == 0:
                     log_failure(self._address, "receiving failed and is begun again", error)
                 self._forget_unstarted()
+                if self.receiver is not None:
+                    self._settler.ended(self.receiver)
                 await self.close()
                 await backoff.wait()
                 if isinstance(error, DestinationNotFound) or not getattr(error, "transient", True):

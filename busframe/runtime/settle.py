@@ -5,11 +5,12 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
-from busframe.errors import ClosedError, MessageTooLarge, SettlementLost
+from busframe.errors import ClosedError, MessageTooLarge, SettlementLost, TransportError
 from busframe.logic.dead_letter import shrink
 from busframe.model.settlement import DeadLetter, Nack
-from busframe.runtime.backoff import Backoff
+from busframe.runtime.backoff import Backoff, is_cancelled
 from busframe.runtime.flight import Flight
 from busframe.spi.transport import Host, Receiver
 
@@ -38,6 +39,7 @@ class Settler:
         self._beside: set[asyncio.Task[None]] = set()
         self._empty: list[asyncio.Future[None]] = []
         self._failing = False
+        self._ended: WeakSet[Receiver] = WeakSet()
         self.pending = 0
         self.parked: list[Flight] = []
         """Dead letters that the broker finds too large even without their record: held and reported."""
@@ -78,17 +80,39 @@ class Settler:
     async def _settle(self, receiver: Receiver, flights: Sequence[Flight]) -> None:
         try:
             outcomes = await receiver.settle([(flight.delivery, flight.settlement) for flight in flights])  # type: ignore[misc]
+            if len(outcomes) != len(flights):
+                raise TransportError(f"{len(outcomes)} answers to {len(flights)} settlements")
         except Exception as error:
             outcomes = [error] * len(flights)
+        except asyncio.CancelledError as error:
+            if is_cancelled():
+                raise
+            failed = TransportError("the transport cancelled a settlement by itself")
+            failed.__cause__ = error
+            outcomes = [failed] * len(flights)
         for flight, outcome in zip(flights, outcomes, strict=True):
-            if outcome is None:
-                self._done(flight, None)
-            elif isinstance(outcome, SettlementLost):
+            if outcome is None or isinstance(outcome, SettlementLost):
                 self._done(flight, outcome)
-            elif isinstance(outcome, ClosedError):
-                self._done(flight, SettlementLost(f"{self._address}: the receiver is closed"))
+            elif isinstance(outcome, ClosedError) or receiver in self._ended:
+                self._done(flight, self._lost(outcome))
             else:
                 self._failed(flight, outcome)
+
+    def ended(self, receiver: Receiver) -> None:
+        """A receiver is closed: what it delivered, and is not settled, belongs to the broker again."""
+        self._ended.add(receiver)
+        self.forget_parked()
+
+    def forget_parked(self) -> None:
+        """What is parked was lost with its connection: it is delivered again, and would hold its credit twice."""
+        parked, self.parked[:] = self.parked[:], []
+        for flight in parked:
+            self._done(flight, self._lost(None))
+
+    def _lost(self, cause: Exception | None) -> SettlementLost:
+        lost = SettlementLost(f"{self._address}: the receiver is closed")
+        lost.__cause__ = cause
+        return lost
 
     def _done(self, flight: Flight, outcome: SettlementLost | None) -> None:
         if outcome is None and self._failing:
@@ -96,7 +120,10 @@ class Settler:
             logger.info("%s: settling works again", self._address, extra={"source": self._address})
         self.pending -= 1
         self._settled(flight, outcome)
-        if not self.pending:
+        self._tell_if_empty()
+
+    def _tell_if_empty(self) -> None:
+        if self.pending <= len(self.parked):
             for waiter in self._empty:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -108,6 +135,9 @@ class Settler:
             smaller = shrink(settlement.carried)
             if smaller is None:
                 self.parked.append(flight)
+                if flight.settled is not None and not flight.settled.done():
+                    flight.settled.set_result(error)  # who waits for it would wait for ever
+                self._tell_if_empty()
                 logger.error(
                     "%s: message %s is too large to be dead-lettered; it is held until the worker ends",
                     self._address,

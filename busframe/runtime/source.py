@@ -87,6 +87,7 @@ class SourceRunner:
             credit=self.credit,
             counters=self.counters,
             judge=self._judge,
+            settler=self._settler,
             release=self._release,
             redeclare=redeclare,
             changed=self.reported,
