@@ -52,12 +52,12 @@ class CardDeclined(Exception):
 # Inventory: an order's cancellation may not overtake its creation, whatever takes longer.
 
 
-@bus.handle(inventory, only=OrderCreated, ordering="key", unmatched="dead-letter", retry=Retry(max_delay_s=60.0))
+@bus.handle(inventory, only=OrderCreated, ordering="key", unmatched="dead-letter")
 async def reserve_stock(order: OrderCreated) -> None:
     await asyncio.sleep(0.01)
 
 
-@bus.handle(inventory, only=OrderCancelled, retry=Retry(max_delay_s=60.0))
+@bus.handle(inventory, only=OrderCancelled)
 async def put_back_stock(order: OrderCancelled) -> None:
     await asyncio.sleep(0.001)
 
