@@ -138,7 +138,7 @@ def _checked(codec: Codec) -> Callable[[Any], bytes]:
 
 def _explain(error: BaseException) -> str:
     """What is wrong, without the values: the text goes to logs, and a body may hold what should not be there."""
-    problems = getattr(error, "errors", None)
+    problems: Any = getattr(error, "errors", None)
     if callable(problems) and type(error).__module__.startswith("pydantic"):
         found = problems(include_url=False, include_context=False, include_input=False)
         shown = [f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in found[:5]]

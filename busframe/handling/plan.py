@@ -178,7 +178,7 @@ def _plan(
         concurrency=concurrency,
         prefetch=max(prefetch or max(2 * concurrency, MIN_PREFETCH), 1),
         dead_letter=stated.get("dead_letter", True),
-        ordering=_overruled(group, overrides, lambda o: o.ordering) or stated.get("ordering", "none"),
+        ordering=_overruled(group, overrides, lambda o: o.ordering) or stated.get("ordering") or "none",
         ack=stated.get("ack", "after"),
         unmatched=stated.get("unmatched", "dead-letter"),
         expired=stated.get("expired", "dead-letter"),
