@@ -2,12 +2,12 @@
 
 from busframe.bus import Bus
 from busframe.codecs import Codec
-from busframe.handling.context import Context, SyncContext, SyncPublisher
+from busframe.handling.context import Context, Delivered, SyncContext, SyncPublisher
 from busframe.handling.handler import HandlerOptions, Middleware, Next
 from busframe.handling.outcomes import Discard, PauseSource, Reject, RetryAfter
 from busframe.handling.outlet import PublishMiddleware
-from busframe.handling.publisher import Publisher
-from busframe.handling.router import Router
+from busframe.handling.publisher import Publisher, PublishManyOptions, PublishOptions
+from busframe.handling.router import Handle, Router
 from busframe.logic.retry import Failure, Retry, RetryPolicy
 from busframe.model.destination import DeadLetters, Destination, Options, Queue, Source, Subscription, Topic, Where
 from busframe.model.message import DeadLetterInfo, Headers, Message
@@ -24,9 +24,11 @@ __all__ = [
     "DeadLetter",
     "DeadLetterInfo",
     "DeadLetters",
+    "Delivered",
     "Destination",
     "Discard",
     "Failure",
+    "Handle",
     "HandlerOptions",
     "Headers",
     "Health",
@@ -36,7 +38,9 @@ __all__ = [
     "Next",
     "Options",
     "PauseSource",
+    "PublishManyOptions",
     "PublishMiddleware",
+    "PublishOptions",
     "Publisher",
     "Queue",
     "Reject",

@@ -4,17 +4,14 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from busframe.bus.opened import OpenBus
 from busframe.handling.context import SyncPublisher
 from busframe.handling.outlet import Outlet
 from busframe.handling.publisher import Publisher
-from busframe.model.destination import Destination
-from busframe.model.message import Message
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 CLOSE_TIMEOUT_S = 10.0
@@ -79,17 +76,9 @@ class LoopThreadPublisher(SyncPublisher):
                 self._publisher = _Opened(_loop_thread().run(self._open_bus()))
             return self._publisher
 
-    def _run(self, work: Callable[[_Opened], Coroutine[Any, Any, R]]) -> R:
+    def _run(self, work: Callable[[Publisher], Coroutine[Any, Any, R]], /) -> R:
         publisher = self._connected()
         return _loop_thread().run(work(publisher))
-
-    def publish(self, to: Destination[T], body: T, /, **options: Any) -> Message:
-        """See ``Publisher.publish``."""
-        return self._run(lambda publisher: publisher.publish(to, body, **options))
-
-    def publish_many(self, to: Destination[T], bodies: Iterable[T], /, **options: Any) -> Sequence[Message]:
-        """See ``Publisher.publish_many``."""
-        return self._run(lambda publisher: publisher.publish_many(to, bodies, **options))
 
     def close(self) -> None:
         """Disconnect; what was published is confirmed already. It may be used again, and connects anew."""

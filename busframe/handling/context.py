@@ -3,11 +3,12 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from itertools import islice
 from typing import Any, TypeAlias, TypeVar, Unpack
 
-from busframe.errors import ConfigurationError
+from busframe.errors import ClosedError, ConfigurationError, PublishError
 from busframe.handling.outcomes import Reject, RetryAfter
-from busframe.handling.outlet import Outlet
+from busframe.handling.outlet import WINDOW_MESSAGES, Outlet
 from busframe.handling.publisher import Publisher, PublishManyOptions, PublishOptions
 from busframe.model.destination import Destination, Source
 from busframe.model.message import Message
@@ -101,7 +102,7 @@ class SyncPublisher(ABC):
     @abstractmethod
     def _run(self, work: Callable[[Publisher], Coroutine[Any, Any, R]], /) -> R: ...
 
-    def publish(self, to: Destination[T], body: T, /, **options: Unpack[PublishOptions]) -> Message:
+    def publish(self, to: Destination[T], body: T | Message, /, **options: Unpack[PublishOptions]) -> Message:
         """Publish one message; returns when the broker has confirmed it. See ``Publisher.publish``."""
         return self._run(lambda publisher: publisher.publish(to, body, **options))
 
@@ -114,8 +115,24 @@ class SyncPublisher(ABC):
         keys: Callable[[T], str] | None = None,
         **options: Unpack[PublishManyOptions],
     ) -> Sequence[Message]:
-        """Publish many messages, pipelined, in order. See ``Publisher.publish_many``."""
-        return self._run(lambda publisher: publisher.publish_many(to, bodies, keys=keys, **options))
+        """Publish many messages, pipelined, in order. See ``Publisher.publish_many``.
+
+        ``bodies`` is read in the calling thread, a window at a time: it may wait, and publish itself.
+        """
+
+        def publish(window: Sequence[T]) -> Sequence[Message]:
+            return self._run(lambda publisher: publisher.publish_many(to, window, keys=keys, **options))
+
+        sent: list[Message] = []
+        rest = iter(bodies)
+        while window := list(islice(rest, WINDOW_MESSAGES)):
+            try:
+                sent += publish(window)
+            except PublishError as error:
+                if sent:
+                    error.add_note(f"{len(sent)} messages before these were confirmed")
+                raise
+        return sent
 
     @abstractmethod
     def close(self) -> None:
@@ -135,7 +152,13 @@ class SyncContext(Delivered, SyncPublisher):
         self._loop = loop
 
     def _run(self, work: Callable[[Publisher], Coroutine[Any, Any, R]], /) -> R:
-        return asyncio.run_coroutine_threadsafe(work(self._twin), self._loop).result()
+        coroutine = work(self._twin)
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError as error:  # the loop is closed: the thread outlived its worker
+            coroutine.close()
+            raise ClosedError(f"{self.handler}: the worker has ended") from error
+        return future.result()
 
     def close(self) -> None:
         """Nothing to let go of: the worker owns the connection."""

@@ -45,7 +45,7 @@ class Publisher(ABC):
     async def publish(
         self,
         to: Destination[T],
-        body: T,
+        body: T | Message,
         /,
         *,
         key: str | None = None,

@@ -15,7 +15,7 @@ from busframe import (
     SyncContext,
     SyncPublisher,
 )
-from tests.typing.parcels import Accepted, Returned, anything, labels, notices, scans, tracking
+from tests.typing.parcels import Accepted, Returned, Scan, anything, labels, notices, scans, tracking
 
 bus = Bus("memory://")
 router = Router("depot")
@@ -113,7 +113,7 @@ async def publishing(publisher: Publisher, ctx: Context, parcel: Accepted, retur
     await bus.publish(labels, parcel, delay_s="3")  # error: seconds are a number
     await bus.publish(labels, parcel, headers={"copies": 2})  # error: headers are text
     await bus.publish(labels, parcel, None)  # error: options have names
-    await bus.publish(scans, {"number": "1", "depo": 4})  # error: not the keys of the typed dictionary
+    await bus.publish(scans, Scan(number="1", depo=4))  # error: not the keys of the typed dictionary
     await bus.publish_many(labels, [parcel, returned])  # error: one of them is not of the queue's type
     await bus.publish_many(labels, parcel)  # error: not many
     await bus.publish_many(labels, [parcel], id="1")  # error: an id names one message

@@ -1,9 +1,9 @@
 """A parcel service: what several programs of this folder share, as an application's own module of names would be."""
 
 from dataclasses import dataclass
-from typing import TypedDict
 
 from pydantic import BaseModel
+from typing_extensions import TypedDict  # as pydantic asks before Python 3.12
 
 from busframe import Queue, Topic, message_type
 
