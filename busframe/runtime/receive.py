@@ -12,7 +12,7 @@ from busframe.logic.attempts import Verdict
 from busframe.logic.credit import Credit
 from busframe.model.delivery import Delivery
 from busframe.model.entity import Entity
-from busframe.runtime.backoff import Backoff
+from busframe.runtime.backoff import Backoff, is_cancelled
 from busframe.runtime.counters import Counters
 from busframe.runtime.flight import Flight
 from busframe.runtime.settle import Settler
@@ -87,6 +87,7 @@ class Receiving:
         self._window = credit.window
         self._generation: int | None = None
         self._credit_free: asyncio.Future[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------------------------ the receiver
 
@@ -100,7 +101,7 @@ class Receiving:
         try:
             await receiver.open()
         except BaseException:
-            await self._close(receiver)
+            await asyncio.wait((self._close_beside(receiver),))
             raise
         self.receiver = receiver
         self._generation = None
@@ -117,10 +118,22 @@ class Receiving:
                 log_failure(self._address, "stopping a receiver failed", error)
 
     async def close(self) -> None:
-        """End the receiver; what is unsettled goes back."""
+        """End the receiver; what is unsettled goes back.
+
+        If cancelled: it is ended all the same, and the next call waits for that.
+        """
         receiver, self.receiver = self.receiver, None
         if receiver is not None:
-            await self._close(receiver)
+            self._close_beside(receiver)
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def _close_beside(self, receiver: Receiver) -> asyncio.Task[None]:
+        # A task of its own: a drain that ends the loop may not leave a consumer that nobody reads.
+        task = asyncio.get_running_loop().create_task(self._close(receiver), name=f"busframe {self._address} close")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
 
     async def _close(self, receiver: Receiver) -> None:
         try:
@@ -144,16 +157,25 @@ class Receiving:
             try:
                 await self._fetch(self.receiver or await self.open(), backoff)
             except Exception as error:
-                self._changed(False, error)
-                if backoff.failures == 0:
-                    log_failure(self._address, "receiving failed and is begun again", error)
-                self._forget_unstarted()
-                if self.receiver is not None:
-                    self._settler.ended(self.receiver)
-                await self.close()
-                await backoff.wait()
-                if isinstance(error, DestinationNotFound) or not getattr(error, "transient", True):
-                    await self._declare_again(backoff)
+                await self._begin_again(error, backoff)
+            except asyncio.CancelledError as error:
+                if is_cancelled():
+                    raise
+                failed = TransportError("the transport cancelled the receiving by itself")
+                failed.__cause__ = error
+                await self._begin_again(failed, backoff)
+
+    async def _begin_again(self, error: Exception, backoff: Backoff) -> None:
+        self._changed(False, error)
+        if backoff.failures == 0:
+            log_failure(self._address, "receiving failed and is begun again", error)
+        self._forget_unstarted()
+        if self.receiver is not None:
+            self._settler.ended(self.receiver)
+        await self.close()
+        await backoff.wait()
+        if isinstance(error, DestinationNotFound) or not getattr(error, "transient", True):
+            await self._declare_again(backoff)
 
     async def _declare_again(self, backoff: Backoff) -> None:
         try:
