@@ -19,6 +19,7 @@ from busframe.logic.attempts import Verdict
 from busframe.logic.dead_letter import read_dead_letter
 from busframe.logic.expiry import is_expired
 from busframe.logic.filters import matches
+from busframe.logic.retry import Retry
 from busframe.logic.wire import ATTEMPT
 from busframe.model.delivery import Delivery
 from busframe.model.destination import Subscription
@@ -35,6 +36,7 @@ logger = logging.getLogger("busframe.worker")
 
 REMEMBERED = 10_000
 LETTERS_PAUSE_S = 60.0
+BROKEN_PAUSE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class Handling:
         self.threads = threads
         self.finish: Callable[[Flight], None] = _unset
         """Takes a flight whose settlement is decided; set by the source's runner."""
+        self.ending = False
+        """Set before handlers are cancelled: only the worker's own cancellation is shutdown."""
         self._plan = plan
         self._source = plan.source
         self._address = plan.source.address
@@ -152,9 +156,9 @@ class Handling:
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise asyncio.CancelledError from error  # only the worker's own cancellation is shutdown
+            if self.ending:
+                raise asyncio.CancelledError from error
+            # Not `Task.cancelling()`: libraries for time-outs leave that counted up in the task of their caller.
             return self._raised(flight, binding, as_exception(error), attempt)
         if self._manual:
             if flight.settlement is None and flight.kept is None:
@@ -169,6 +173,18 @@ class Handling:
         flight.settlement = ACK
         self.finish(flight)
         return None
+
+    def broken(self, flight: Flight, error: Exception) -> InLane | None:
+        """Something around the handler failed that never should: a failure of the message, so that it has an end."""
+        logger.error("%s: busframe failed", self._address, exc_info=error, extra=self._extra(flight, None))
+        if flight.settlement is not None:
+            return flight.kept
+        try:
+            self.counters.failed += 1
+            return self._decided(flight, self.verdicts.failed(flight.delivery, Retry(), error, None), error, None)
+        except Exception:
+            logger.exception("%s: busframe failed again", self._address, extra=self._extra(flight, None))
+            return Again(BROKEN_PAUSE_S)
 
     # ------------------------------------------------------------------------------------------------ on arrival
 

@@ -42,6 +42,7 @@ class Slots:
         self.lanes: Lanes[Flight] = Lanes()
         self.running = 0
         self._handle = handling.handle
+        self._broken = handling.broken
         self._sleep = sleep
         self._spawn = spawn
         self._pause = pause
@@ -62,10 +63,12 @@ class Slots:
         if self._blocked:
             return
         idle = self._idle
-        for _ in range(min(len(self.lanes.ready), len(idle))):
+        startable = len(self.lanes.ready)
+        while startable and idle:
             waiter = idle.popleft()
-            if not waiter.done():
+            if not waiter.done():  # else its slot was cancelled
                 waiter.set_result(None)
+                startable -= 1
 
     def block(self, reason: Reason) -> None:
         """Start nothing until this, and every other, reason is gone. What runs goes on."""
@@ -107,6 +110,7 @@ class Slots:
         """One slot. If cancelled: its handler is cancelled, and its delivery left unsettled."""
         take = self.lanes.take
         loop = asyncio.get_running_loop()
+        cancelling = current.cancelling if (current := asyncio.current_task()) is not None else int
         until = loop.time() + FAIR_SHARE_S
         while True:
             taken = None if self._blocked else take()
@@ -117,6 +121,8 @@ class Slots:
                 until = loop.time() + FAIR_SHARE_S
                 continue
             await self.start(taken[0], Verdict.CLEAR)
+            if cancelling():  # by a handler, or what it called: the next one begins in a task that nobody cancelled
+                raise asyncio.CancelledError
             if loop.time() > until:  # handlers that never wait would keep the loop to themselves
                 await asyncio.sleep(0)
                 until = loop.time() + FAIR_SHARE_S
@@ -126,7 +132,10 @@ class Slots:
         self.running += 1
         try:
             while True:
-                in_lane = await self._handle(flight, verdict)
+                try:
+                    in_lane = await self._handle(flight, verdict)
+                except Exception as error:
+                    in_lane = self._broken(flight, error)
                 if in_lane is None:
                     return
                 flight.kept = None

@@ -28,6 +28,9 @@ from busframe.spi.transport import Host, Transport
 
 logger = logging.getLogger("busframe.worker")
 
+RECEIVE = "receive"
+SETTLE = "settle"
+
 
 class SourceRunner:
     """Runs the handlers of one source.
@@ -67,8 +70,7 @@ class SourceRunner:
         self._changed = changed
         self._before = plan.ack == "before"
         self._tasks: set[asyncio.Task[None]] = set()
-        self._receive_task: asyncio.Task[None] | None = None
-        self._settle_task: asyncio.Task[None] | None = None
+        self._parts: dict[str, asyncio.Task[None]] = {}
         self._draining = False
         self._paused_until = 0.0
         self._pause_task: asyncio.Task[None] | None = None
@@ -152,16 +154,26 @@ class SourceRunner:
             if not error.transient:
                 raise
             self._advance("lost", error)
-        self._settle_task = self._spawn(self._supervised(self._settler.run), "settle")
+        self._keep_running(self._settler.run, SETTLE)
         for number in range(self.plan.concurrency):
-            self._spawn(self._supervised(self._slots.run), f"slot {number}")
-        self._receive_task = self._spawn(self._supervised(self._receiving.run), "receive")
+            self._keep_running(self._slots.run, f"slot {number}")
+        self._keep_running(self._receiving.run, RECEIVE)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work, name=f"busframe {self.address} {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def _keep_running(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run a part of the worker until the worker itself ends it, and not a cancellation by anything else."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not self._handling.ending and not (name == RECEIVE and self._draining):
+                self._keep_running(work, name)
+
+        self._parts[name] = self._spawn(self._supervised(work), name)
+        self._parts[name].add_done_callback(ended)
 
     async def _supervised(self, work: Callable[[], Awaitable[None]]) -> None:
         backoff = Backoff(self._host.sleep, self._host.random)
@@ -248,7 +260,7 @@ class SourceRunner:
         self._draining = True
         if not self._before:  # what an at-most-once source has received is settled already: it runs
             self._slots.block("draining")
-        await _cancel(self._receive_task, self._pause_task)
+        await _cancel(self._parts.get(RECEIVE), self._pause_task)
         self._slots.unblock("paused")
         await self._receiving.stop()
         if not self._before:
@@ -274,12 +286,14 @@ class SourceRunner:
                 self._slots.running,
                 extra={"source": self.address},
             )
-        await _cancel(*(task for task in self._tasks if task is not self._settle_task))
-        if self._settler.pending and self._settle_task is not None:  # of handlers that ended well all the same
-            await asyncio.wait((self._settle_task,), timeout=0.1)
+        self._handling.ending = True
+        settling = self._parts.get(SETTLE)
+        await _cancel(*(task for task in self._tasks if task is not settling))
+        if self._settler.pending and settling is not None:  # of handlers that ended well all the same
+            await asyncio.wait((settling,), timeout=0.1)
         await self._receiving.close()
         self._settler.close()
-        await _cancel(self._settle_task)
+        await _cancel(settling)
         if self._handling.threads is not None:
             self._handling.threads.close()
         self._advance("stopped")
