@@ -141,7 +141,7 @@ class Channel:
         Args:
             queue: what to consume.
             on_message: called for each message.
-            prefetch: the most unsettled messages of this consumer.
+            prefetch: the most unsettled messages of this consumer; 0: no limit.
             auto_ack: the server forgets each message when it has sent it; there is no ``prefetch`` then.
 
         Returns:
@@ -177,13 +177,13 @@ class Channel:
         except AMQPError as error:
             raise translate(error) from error
 
-    def requeue(self, tag: int) -> None:
+    def requeue(self, tag: int, *, multiple: bool = False) -> None:
         """Give a message back. Raises TransportError where the channel is closed.
 
         By ``basic.nack``: since RabbitMQ 4.3 that is no failed delivery, a ``basic.reject`` is.
         """
         try:
-            self._raw.basic_nack(tag, multiple=False, requeue=True)
+            self._raw.basic_nack(tag, multiple=multiple, requeue=True)
         except AMQPError as error:
             raise translate(error) from error
 

@@ -1,12 +1,14 @@
-"""Looking at dead letters, and removing some: by taking, holding and giving back, which is all that AMQP offers.
+"""Looking at dead letters, and removing some: by taking all, holding them and giving them back; AMQP offers no more.
 
-While letters are held nobody else sees them. Their queue counts no deliveries, so a look costs nothing.
+While letters are held nobody else sees them. Their queue counts no deliveries, so a look costs nothing. It is always all
+of them: a quorum queue takes back what is returned behind what was never taken, so a look at a part would change the
+order, and a second page would not follow the first.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from busframe.errors import DestinationNotFound
 from busframe.model.destination import DeadLetters
@@ -17,7 +19,10 @@ from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.link import Link
 from busframe_rabbitmq.mapping import decode_letter, letter_position
 
+POLL_S = 0.01
+
 VISIBLE_AGAIN_S = 1.0
+"""How long to wait until letters that were given back can be seen; somebody else may take them as soon as they can."""
 
 
 class Letters:
@@ -35,60 +40,42 @@ class Letters:
 
     async def browse(self, source: DeadLetters, after: str, limit: int) -> Sequence[Stored]:
         """See ``Transport.browse``. If the letter ``after`` is gone, it begins with the oldest."""
-        page: list[Stored] = []
-        from_start: list[Stored] = []
-        seen = not after
-        async with aclosing(self._take(source)) as letters:
-            async for _, stored in letters:
-                if seen:
-                    page.append(stored)
-                elif stored.position == after:
-                    seen = True
-                    from_start.clear()
-                elif len(from_start) < limit:
-                    from_start.append(stored)
-                if len(page) >= limit:
-                    break
-        return page if seen else from_start
+        oldest: list[Stored] = []
+        following: list[Stored] = []
+        seen = False
+
+        def look(stored: Stored) -> bool:
+            nonlocal seen
+            if seen:
+                if len(following) < limit:
+                    following.append(stored)
+            elif stored.position == after:
+                seen = True
+            elif len(oldest) < limit:
+                oldest.append(stored)
+            return False
+
+        await self._sweep(source, look)
+        return following if seen else oldest
 
     async def remove(self, source: DeadLetters, positions: Sequence[str]) -> int:
         """See ``Transport.remove``."""
         wanted = set(positions)
-        removed = 0
-        if not wanted:
-            return 0
-        async with aclosing(self._take(source)) as letters:
-            async for hold, stored in letters:
-                if stored.position in wanted:
-                    wanted.discard(stored.position)
-                    hold.remove_last()
-                    removed += 1
-                    if not wanted:
-                        break
-        return removed
+        return await self._sweep(source, lambda stored: stored.position in wanted) if wanted else 0
 
-    async def _take(self, source: DeadLetters) -> AsyncGenerator[tuple["_Hold", Stored], None]:
-        """Take one letter after the other; when it ends, those that were not acknowledged have gone back."""
+    async def _sweep(self, source: DeadLetters, done_with: Callable[[Stored], bool]) -> int:
+        """Take all letters, remove those that are done with, give back the others. Returns how many were removed.
+
+        Raises:
+            DestinationNotFound: the source does not exist.
+
+        If cancelled: each is removed or not, and all others go back with the channel.
+        """
         queue = self._name(source)
-        of = (str(source.of), self._name(source.of))
         async with self._one_at_a_time[queue]:
-            connection = await self._link.wait_up()
-            channel = await open_channel(connection)
-            hold = _Hold(channel)
+            channel = await open_channel(await self._link.wait_up())
             try:
-                ready, _ = await channel.declare_queue(queue, passive=True)
-                for _ in range(ready):  # no more than were there: what arrives meanwhile would make it endless
-                    got = await channel.get(queue)
-                    if got is None:
-                        break
-                    hold.tags.append(got.tag)
-                    message, carried, _ = decode_letter(got.properties, got.body, got.redelivered, *of)
-                    at = message.dead.last_failed_at if message.dead is not None else message.published_at
-                    yield hold, Stored(letter_position(message, carried), message, at)
-                await hold.give_back(queue, ready)
-            except GeneratorExit:
-                await hold.give_back(queue, ready)
-                raise
+                return await _Sweep(channel, queue, source, self._name(source.of), done_with).run()
             except ChannelRefused as error:
                 if error.code == 404:
                     raise DestinationNotFound(str(source)) from error
@@ -97,30 +84,64 @@ class Letters:
                 channel.abandon()
 
 
-class _Hold:
-    """The letters that are taken and not given back."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.tags: list[int] = []
+class _Sweep:
+    def __init__(
+        self, channel: Channel, queue: str, source: DeadLetters, of_queue: str, done_with: Callable[[Stored], bool]
+    ) -> None:
         self._channel = channel
+        self._queue = queue
+        self._of = (str(source.of), of_queue)
+        self._done_with = done_with
+        self._expected = 0
+        self._taken = 0
+        self._last_tag = 0
         self._removed = 0
+        self._all = asyncio.Event()
 
-    def remove_last(self) -> None:
-        """The letter that was taken last is done with."""
-        self._channel.ack(self.tags.pop())
-        self._removed += 1
+    async def run(self) -> int:
+        """Do it."""
+        self._expected, _ = await self._channel.declare_queue(self._queue, passive=True)
+        if not self._expected:
+            return 0
+        consumer = await self._channel.consume(self._queue, self._take, prefetch=0)
+        await self._wait_all()
+        await self._channel.cancel(consumer)
+        if self._last_tag and self._removed < self._taken:
+            self._channel.requeue(self._last_tag, multiple=True)
+            await self._wait_visible()
+        return self._removed
 
-    async def give_back(self, queue: str, before: int) -> None:
-        """Give back what is held, and wait until it can be seen again.
+    def _take(self, tag: int, redelivered: bool, properties: Any, body: bytes) -> None:
+        self._taken += 1
+        self._last_tag = tag
+        message, carried, _ = decode_letter(properties, body, redelivered, *self._of)
+        at = message.dead.last_failed_at if message.dead is not None else message.published_at
+        # Not those that arrive meanwhile: the sweep of a source that is being filled must end.
+        if self._taken <= self._expected and self._done_with(Stored(letter_position(message, carried), message, at)):
+            self._channel.ack(tag)
+            self._removed += 1
+        if self._taken >= self._expected:
+            self._all.set()
 
-        A quorum queue takes letters back in its own time: who looks at once sees none. Somebody else may take them as
-        soon as they are back, so the waiting has an end.
-        """
-        for tag in self.tags:
-            self._channel.requeue(tag)
-        give_up = asyncio.get_running_loop().time() + VISIBLE_AGAIN_S
-        while self.tags and asyncio.get_running_loop().time() < give_up:
-            ready, _ = await self._channel.declare_queue(queue, passive=True)
-            if ready >= before - self._removed:
+    async def _wait_all(self) -> None:
+        """Until all have come that were there; somebody else may have got some of them first."""
+        while True:
+            before = self._taken
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await self._all.wait()
                 return
-            await asyncio.sleep(0.005)
+            except TimeoutError:
+                ready, _ = await self._channel.declare_queue(self._queue, passive=True)
+                if not ready and self._taken == before:
+                    return
+
+    async def _wait_visible(self) -> None:
+        """A quorum queue takes letters back in its own time: who looks at once sees none."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + VISIBLE_AGAIN_S
+        while loop.time() < give_up:
+            ready, _ = await self._channel.declare_queue(self._queue, passive=True)
+            if ready >= self._taken - self._removed:
+                return
+            await asyncio.sleep(POLL_S)

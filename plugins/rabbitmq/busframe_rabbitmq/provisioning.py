@@ -70,6 +70,7 @@ class Provisioning:
                 await self._make(change)
             except ChannelRefused as error:
                 raise self._refused(change, error) from error
+        await self._connect_delays([change.address for change in changes if change.action == "create"])
 
     # ------------------------------------------------------------------------------------------ comparing
 
@@ -147,9 +148,16 @@ class Provisioning:
             await self._declare(channel, change)
         finally:
             channel.abandon()
-        if change.action == "create" and not isinstance(change.address, DeadLetters) and await self._delays.is_made():
-            # It may have been there before, with messages still on their way to it.
-            await self._delays.connect_target(self._name(change.address), topic=isinstance(change.address, Topic))
+
+    async def _connect_delays(self, made: Sequence[Address]) -> None:
+        """Let delayed messages reach what was made: it may have been there before, with some still on their way to it.
+
+        When all is declared, and not before: a topic without its bindings drops what it gets.
+        """
+        targets = [address for address in dict.fromkeys(made) if not isinstance(address, DeadLetters)]
+        if targets and await self._delays.is_made():
+            for address in targets:
+                await self._delays.connect_target(self._name(address), topic=isinstance(address, Topic))
 
     async def _declare(self, channel: Channel, change: Change) -> None:
         address, name = change.address, self._name(change.address)

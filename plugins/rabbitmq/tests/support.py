@@ -164,6 +164,15 @@ async def eventually(condition: Callable[[], Awaitable[bool]], what: str, *, dea
         await asyncio.sleep(0.02)
 
 
+async def queues_are_on_disk() -> None:
+    """Wait until a killed server would find its new queues again.
+
+    RabbitMQ 4.0.5 writes the names of new quorum queues to disk about every half second; of one that it does not find
+    after a SIGKILL, the messages are gone and publishes are never confirmed. There is no way to ask.
+    """
+    await asyncio.sleep(2.0)
+
+
 def cut(transport: RabbitMQ, which: Literal["publishing", "consuming"]) -> None:
     """Cut a connection under the transport, as a broken network does."""
     connection = getattr(transport, which).connection

@@ -44,9 +44,7 @@ def test_every_entry_of_the_table_is_used() -> None:
     assert all(issubclass(kind, BaseException) for kind in ERRORS)
 
 
-@pytest.mark.parametrize(
-    ("code", "transient"), [(403, False), (404, False), (406, False), (405, True), (541, True)]
-)
+@pytest.mark.parametrize(("code", "transient"), [(403, False), (404, False), (406, False), (405, True), (541, True)])
 def test_a_refusal_says_whether_waiting_helps(code: int, transient: bool) -> None:
     """Missing, forbidden and different do not mend themselves."""
     refused = translate(exceptions.ChannelClosedByBroker(code, "text"))

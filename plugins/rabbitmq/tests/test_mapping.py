@@ -14,9 +14,13 @@ from busframe.model.message import Message
 from busframe_rabbitmq.mapping import decode, decode_letter, encode, letter_carried, letter_position
 
 FIELD = st.none() | st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=128)
-NAME = st.from_regex(r"[A-Za-z0-9_.-]{1,60}", fullmatch=True).filter(lambda name: not name.lower().startswith(("bf-", "x-", "nats-")))
+NAME = st.from_regex(r"[A-Za-z0-9_.-]{1,60}", fullmatch=True).filter(
+    lambda name: not name.lower().startswith(("bf-", "x-", "nats-"))
+)
 VALUE = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
-TIMES = st.datetimes(datetime(1970, 1, 1), datetime(2900, 1, 1), timezones=st.sampled_from([UTC, timezone(timedelta(hours=5))]))
+TIMES = st.datetimes(
+    datetime(1970, 1, 1), datetime(2900, 1, 1), timezones=st.sampled_from([UTC, timezone(timedelta(hours=5))])
+)
 MESSAGES = st.builds(
     Message,
     st.binary(max_size=50),
@@ -30,7 +34,9 @@ MESSAGES = st.builds(
     st.none() | TIMES,
     st.none() | st.floats(0.001, 1e9),
 )
-CARRIED = st.dictionaries(st.sampled_from(["bf-attempt", "bf-expires-at", "bf-dead-reason", "bf-new"]), VALUE, max_size=3)
+CARRIED = st.dictionaries(
+    st.sampled_from(["bf-attempt", "bf-expires-at", "bf-dead-reason", "bf-new"]), VALUE, max_size=3
+)
 
 
 def of_pika(encoded: bytes) -> Any:
@@ -56,8 +62,14 @@ TYPED = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text(max_size=30), TYPED, max_size=4), st.none() | st.integers(0, 2**64 - 1), st.binary(max_size=20))
-def test_whatever_a_foreign_program_sends_is_delivered(headers: dict[str, Any], timestamp: int | None, body: bytes) -> None:
+@given(
+    st.dictionaries(st.text(max_size=30), TYPED, max_size=4),
+    st.none() | st.integers(0, 2**64 - 1),
+    st.binary(max_size=20),
+)
+def test_whatever_a_foreign_program_sends_is_delivered(
+    headers: dict[str, Any], timestamp: int | None, body: bytes
+) -> None:
     """Typed headers and nonsense are text, never an exception; the same message always has the same id."""
     sent = pika.BasicProperties(headers=headers, timestamp=timestamp)
     properties = of_pika(b"".join(sent.encode()))
@@ -136,11 +148,16 @@ def death(queue: str, reason: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("reason", "expected"), [("delivery_limit", "crash-loop"), ("expired", "expired"), ("rejected", "rejected"), ("new", "new")]
+    ("reason", "expected"),
+    [("delivery_limit", "crash-loop"), ("expired", "expired"), ("rejected", "rejected"), ("new", "new")],
 )
 def test_letters_that_the_broker_made_have_a_record(reason: str, expected: str) -> None:
     """The core sees them as it sees its own; attempts and expiry are gone, so that a replay begins afresh."""
-    headers = {"x-death": [death("bf--delay-03", "expired"), death("q", reason)], "bf-attempt": "2 q", "bf-expires-at": "x"}
+    headers = {
+        "x-death": [death("bf--delay-03", "expired"), death("q", reason)],
+        "bf-attempt": "2 q",
+        "bf-expires-at": "x",
+    }
     properties = pika.BasicProperties(headers=headers, message_id="i")
     message, carried, _ = decode_letter(properties, b"b", False, "q", "q")
     assert message.dead is not None

@@ -30,6 +30,7 @@ from plugins.rabbitmq.tests.support import (
     opened,
     publish,
     publish_all,
+    queues_are_on_disk,
     take,
 )
 
@@ -135,6 +136,7 @@ async def test_without_a_connection_it_waits_and_then_surely_failed(own_rabbitmq
     async with opened(server.url) as transport:
         await declare(transport, EMAILS)
         await publish_all(transport, EMAILS, message())
+        await queues_are_on_disk()
         server.kill()
         (outcome,) = await publish(transport, EMAILS, message(), timeout_s=0.5)
         assert isinstance(outcome, (PublishFailed, PublishOutcomeUnknown))

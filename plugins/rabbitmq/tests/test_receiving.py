@@ -134,7 +134,9 @@ async def test_a_kicked_connection_comes_back(rabbitmq: Any, rabbitmq_vhost: str
             async def kicked() -> bool:
                 listed = await asyncio.to_thread(rabbitmq.api, "GET", f"/vhosts/{vhost}/connections")
                 for connection in listed:
-                    await asyncio.to_thread(rabbitmq.api, "DELETE", f"/connections/{quote(connection['name'], safe='')}")
+                    await asyncio.to_thread(
+                        rabbitmq.api, "DELETE", f"/connections/{quote(connection['name'], safe='')}"
+                    )
                 return len(listed) >= 2
 
             await eventually(kicked, "the management lists the connections")
