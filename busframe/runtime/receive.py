@@ -238,13 +238,21 @@ class Receiving:
         try:
             self._credit.narrow()
             self._window = 1
-            others = [Flight(delivery, receiver, None) for delivery in deliveries if delivery is not suspect]
-            self._release(others + slots.withdraw(waiting=False))
+            others = slots.withdraw(waiting=False)
+            others += [Flight(delivery, receiver, None) for delivery in deliveries if delivery is not suspect]
+            ahead = others[: len(others) - len(deliveries) + deliveries.index(suspect) + 1]
+            if overtakes := flight.lane is not None and flight.lane in [one.delivery.message.key for one in ahead]:
+                others.append(Flight(suspect, receiver, None))
+            self._release(others)
             try:
                 await receiver.resize(1)
-            except TransportError as error:  # then the next receive waits for the connection, or says what is wrong
+            except Exception as error:  # then the next receive waits for the connection, or says what is wrong
                 log_failure(self._address, "narrowing the prefetch failed", error)
-            await slots.wait_quiet()
+            if overtakes:  # all of its key are delivered again, one by one
+                return
+            while slots.running or not self.resumed.is_set():
+                await slots.wait_quiet()
+                await self.resumed.wait()
             if flight.lane is not None and not slots.lanes.seize(flight.lane):
                 slots.offer(flight)  # behind an older one of its key, which waits for its retry
                 return
