@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 import busframe.errors
+from busframe import Bus
 from busframe.handling.handler import HandlerOptions
 from tests.docs.pages import ROOT
 
@@ -46,3 +47,12 @@ def test_all_options_are_on_their_page() -> None:
     page = (ROOT / "docs" / "reference" / "handlers.md").read_text(encoding="utf-8")
     options = [*inspect.get_annotations(HandlerOptions), *HandlerOptions.__optional_keys__]
     assert [name for name in options if f"| `{name}` |" not in page] == []
+
+
+def test_all_arguments_are_on_their_page() -> None:
+    """No argument of the bus or of publishing is without its row."""
+    page = (ROOT / "docs" / "reference" / "bus.md").read_text(encoding="utf-8")
+    calls = (Bus.__init__, Bus.publish, Bus.publish_many)
+    names = {name for call in calls for name in inspect.signature(call).parameters} - {"self", "to", "body", "bodies"}
+    assert len(names) > 15
+    assert sorted(name for name in names if f"`{name}`" not in page) == []

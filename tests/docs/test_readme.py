@@ -22,7 +22,7 @@ def run(*command: object, cwd: Path) -> str:
 
 
 def test_it_is_short() -> None:
-    """One can read it in three minutes."""
+    """Nobody is to search in it."""
     assert len(README.read_text().splitlines()) <= 120
 
 
@@ -104,3 +104,5 @@ def test_a_fresh_machine_needs_two_commands() -> None:
     said = list(commands(README))
     assert said[:2] == ["make demo", "make test"]
     assert all(re.search(rf"^{line.split()[1]}:", makefile, re.MULTILINE) for line in said[:2])
+    would_run = run("make", "--dry-run", "demo", "URL=amqp://rabbit", "ORDERS=5", cwd=ROOT)
+    assert "examples/02-orders/main.py --url 'amqp://rabbit' --orders '5'" in would_run

@@ -133,9 +133,9 @@ def test_a_broker_that_is_not_there_is_one_line() -> None:
 def test_it_runs_as_two_processes(rabbitmq_vhost: str) -> None:
     """The commands of the README find the application through busframe.toml; what one publishes the other handles."""
     (worker_command, _), (publish_command, _) = blocks(FOLDER / "README.md")[-1].commands
-    environment = documented(BUSFRAME_URL=rabbitmq_vhost)
+    environment = documented(BUSFRAME_URL=rabbitmq_vhost)  # stronger than the profile
     worker = subprocess.Popen(
-        worker_command.replace(" --profile rabbitmq", "").split(),
+        worker_command.split(),
         cwd=FOLDER,
         env=environment,
         stdout=subprocess.PIPE,
@@ -147,7 +147,7 @@ def test_it_runs_as_two_processes(rabbitmq_vhost: str) -> None:
         for line in worker.stdout:
             if line.startswith("order-events/analytics"):
                 break
-        command = ["bash", "-c", publish_command.replace(" --profile rabbitmq", "")]
+        command = ["bash", "-c", publish_command]
         subprocess.run(command, cwd=FOLDER, env=environment, timeout=30, check=True)
         for line in worker.stdout:
             if "order 7 " in line:
