@@ -1,12 +1,13 @@
 """Where handlers are registered."""
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, cast, get_type_hints, overload
 
 from busframe.errors import ConfigurationError, HandlerSignatureError
 from busframe.handling.handler import Handler, HandlerOptions, Middleware, SourceOptions, is_source
+from busframe.handling.publisher import Publisher
 from busframe.handling.signature import read_signature
 from busframe.logic.retry import RetryPolicy
 from busframe.model.destination import Source, SourceAddress, Topic
@@ -43,6 +44,7 @@ class Router:
     def __init__(
         self, name: str = "", *, middleware: Sequence[Middleware] = (), retry: RetryPolicy | None = None
     ) -> None:
+        _check(f"router {name!r}", {"middleware": middleware, "retry": retry})
         self.name = name
         self._middleware = tuple(middleware)
         self._retry = retry
@@ -79,12 +81,12 @@ class Router:
         if unknown:
             known = ", ".join(sorted(_HANDLER_OPTIONS))
             raise ConfigurationError(f"handler of {source}: unknown options {', '.join(unknown)}; there are {known}")
-        _check(str(source), options)
+        _check(f"handler of {source}", options)
 
         def register(fn: Callable[..., Any]) -> Callable[..., Any]:
             signature = read_signature(fn, cast("SourceAddress", source), only)
             name = options.get("name") or getattr(fn, "__name__", None)
-            if not name:
+            if not name or name == "<lambda>":
                 raise HandlerSignatureError(f"handler of {source}: {fn!r} has no name: say name=…")
             self._own.append(
                 Handler(
@@ -107,8 +109,10 @@ class Router:
         """Add another router's handlers, those it gets later as well.
 
         Raises:
-            ConfigurationError: it includes itself.
+            ConfigurationError: it includes itself, or is a bus, whose middleware and policy would be lost.
         """
+        if not isinstance(router, Router) or isinstance(router, Publisher):
+            raise ConfigurationError(f"{router!r} cannot be included: put the handlers into a Router, and include that")
         if self in router._routers():
             raise ConfigurationError(f"router {self.name!r} includes itself")
         self._own.append(router)
@@ -121,42 +125,52 @@ class Router:
 
     def _handlers(self) -> Iterator[Handler]:
         for item in self._own:
-            if isinstance(item, Handler):
+            for handler in (item,) if isinstance(item, Handler) else item._handlers():
                 yield replace(
-                    item,
-                    name=f"{self.name}.{item.name}" if self.name else item.name,
-                    retry=item.retry or self._retry,
-                    middleware=(*self._middleware, *item.middleware),
+                    handler,
+                    name=f"{self.name}.{handler.name}" if self.name else handler.name,
+                    retry=self._retry if handler.retry is None else handler.retry,
+                    middleware=(*self._middleware, *handler.middleware),
                 )
-            else:
-                for handler in item._handlers():
-                    yield replace(
-                        handler,
-                        name=f"{self.name}.{handler.name}" if self.name else handler.name,
-                        retry=handler.retry or self._retry,
-                        middleware=(*self._middleware, *handler.middleware),
-                    )
 
 
-def _check(source: str, options: dict[str, Any]) -> None:
+def _check(whose: str, options: Mapping[str, Any]) -> None:
     rules: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-        ("concurrency", lambda value: isinstance(value, int) and value >= 1, "1 or more"),
-        ("prefetch", lambda value: isinstance(value, int) and value >= 1, "1 or more"),
-        ("timeout_s", lambda value: value is None or value > 0, "more than 0 seconds"),
+        ("name", lambda value: isinstance(value, str) and value != "", "text"),
+        ("concurrency", _is_count, "a whole number of 1 or more"),
+        ("prefetch", _is_count, "a whole number of 1 or more"),
+        ("timeout_s", lambda value: value is None or (_is_number(value) and value > 0), "more than 0 seconds"),
         ("dead_letter", lambda value: isinstance(value, bool), "True or False"),
         ("ordering", lambda value: value in ("none", "key"), "'none' or 'key'"),
         ("ack", lambda value: value in ("after", "before", "manual"), "'after', 'before' or 'manual'"),
         ("unmatched", lambda value: value in ("dead-letter", "discard"), "'dead-letter' or 'discard'"),
         ("expired", lambda value: value in ("dead-letter", "discard"), "'dead-letter' or 'discard'"),
-        ("retry", lambda value: value is None or callable(value), "a policy, such as Retry(max_attempts=5)"),
+        ("retry", lambda value: value is None or _can_be_called(value), "a policy, such as Retry(max_attempts=5)"),
+        (
+            "middleware",
+            lambda value: isinstance(value, Sequence) and all(map(_can_be_called, value)),
+            "a list of functions of (context, call_next), such as [Logging()]",
+        ),
     )
     problems = [
-        f"handler of {source}: {name} must be {rule}, not {options[name]!r}"
+        f"{whose}: {name} must be {rule}, not {options[name]!r}"
         for name, ok, rule in rules
         if name in options and not ok(options[name])
     ]
     if problems:
         raise ConfigurationError(problems)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _can_be_called(value: object) -> bool:
+    return callable(value) and not isinstance(value, type)  # Retry in place of Retry()
 
 
 def _where(fn: Callable[..., Any]) -> str:
