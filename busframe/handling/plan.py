@@ -1,8 +1,8 @@
 """What runs: for each source its handlers, with everything that they state, inherit and are overruled by, settled."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from busframe.errors import ConfigurationError
 from busframe.handling.handler import AckMode, Disposal, Handler, Middleware, Ordering, SourceOptions
@@ -11,10 +11,10 @@ from busframe.model.destination import DeadLetters, Queue, SourceAddress, Subscr
 from busframe.model.entity import Entity
 from busframe.model.types import type_ids
 
-V = TypeVar("V")
-
 DEFAULT_CONCURRENCY = 10
 MIN_PREFETCH = 10
+
+_CONFIGURABLE = ("concurrency", "prefetch", "ordering")  # what configuration may say of a source
 
 
 class RetryOverride(Protocol):
@@ -120,7 +120,7 @@ def plan_sources(
     Returns:
         (the plans, in order of registration; what is wrong, each with what to do)
     """
-    policy = retry or Retry()
+    policy = Retry() if retry is None else retry
     problems: list[str] = []
     by_source: dict[SourceAddress, list[Handler]] = {}
     names: dict[str, Handler] = {}
@@ -151,7 +151,7 @@ def _plan(
     for handler in group:
         stated = {**handler.options, **stated}
         override = overrides.get(handler.name)
-        own = handler.retry or policy
+        own = policy if handler.retry is None else handler.retry
         timeout_s = handler.timeout_s
         if override is not None:
             timeout_s = override.timeout_s if override.timeout_s is not None else timeout_s
@@ -161,10 +161,10 @@ def _plan(
                 except ConfigurationError as error:
                     problems += [f"[handlers.{handler.name}] retry: {problem}" for problem in error.problems]
         resolved.append(replace(handler, retry=own, timeout_s=timeout_s, middleware=(*middleware, *handler.middleware)))
-    concurrency = _overruled(group, overrides, lambda o: o.concurrency) or stated.get(
-        "concurrency", DEFAULT_CONCURRENCY
-    )
-    prefetch = _overruled(group, overrides, lambda o: o.prefetch) or stated.get("prefetch")
+    overruled = {option: _overruled(source, option, group, overrides, problems) for option in _CONFIGURABLE}
+    concurrency: int = overruled["concurrency"] or stated.get("concurrency") or DEFAULT_CONCURRENCY
+    prefetch: int = overruled["prefetch"] or stated.get("prefetch") or max(2 * concurrency, MIN_PREFETCH)
+    ordering: Ordering = overruled["ordering"] or stated.get("ordering") or "none"
     if isinstance(source, DeadLetters) and stated.get("ack") == "before":
         problems.append(f'{source}: ack="before" would lose dead letters: use "after" or "manual"')
     if "unmatched" not in stated and isinstance(source, Subscription) and _takes_fewer(source, group):
@@ -176,9 +176,9 @@ def _plan(
         source=source,
         handlers=tuple(resolved),
         concurrency=concurrency,
-        prefetch=max(prefetch or max(2 * concurrency, MIN_PREFETCH), 1),
+        prefetch=prefetch,
         dead_letter=stated.get("dead_letter", True),
-        ordering=_overruled(group, overrides, lambda o: o.ordering) or stated.get("ordering") or "none",
+        ordering=ordering,
         ack=stated.get("ack", "after"),
         unmatched=stated.get("unmatched", "dead-letter"),
         expired=stated.get("expired", "dead-letter"),
@@ -187,11 +187,17 @@ def _plan(
 
 
 def _overruled(
-    group: list[Handler], overrides: Mapping[str, Override], get: Callable[[Override], V | None]
-) -> V | None:
-    """What configuration says of a source: the first of its handlers that it names there."""
-    values = (get(override) for handler in group if (override := overrides.get(handler.name)) is not None)
-    return next((value for value in values if value is not None), None)
+    source: SourceAddress, option: str, group: list[Handler], overrides: Mapping[str, Override], problems: list[str]
+) -> Any:
+    """What configuration says of a source, for any of its handlers."""
+    said = {handler.name: getattr(overrides[handler.name], option) for handler in group if handler.name in overrides}
+    said = {name: value for name, value in said.items() if value is not None}
+    if len(set(said.values())) > 1:
+        values = " and ".join(f"{option} = {value!r} for {name}" for name, value in said.items())
+        problems.append(
+            f"{source}: configuration says {values}: it belongs to the source, so say it for one of its handlers"
+        )
+    return next(iter(said.values()), None)
 
 
 def _disagreements(source: SourceAddress, group: list[Handler]) -> list[str]:
