@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
@@ -145,6 +146,8 @@ class Receiving:
     def _forget_unstarted(self) -> None:
         # They belong to the broker again and are delivered again: to start them would be to handle them twice.
         self._settler.forget_parked()
+        if self._ack == "before":  # settled already: nobody delivers them again
+            return
         for _ in self._slots.withdraw(waiting=True):
             self._credit.give()
 
@@ -186,7 +189,8 @@ class Receiving:
 
     async def _fetch(self, receiver: Receiver, backoff: Backoff) -> None:
         credit, slots, counters, by_key = self._credit, self._slots, self._counters, self._by_key
-        suspect_from = self.suspect_from
+        # What an at-most-once source has received is settled: it cannot come back, and there is nothing to release.
+        suspect_from = self.suspect_from if self._ack != "before" else sys.maxsize
         while True:
             if not self.resumed.is_set():
                 await self.resumed.wait()

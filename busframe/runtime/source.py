@@ -228,9 +228,23 @@ class SourceRunner:
         else:
             self._hand_back(flight)
 
+    def _drop(self, flights: Sequence[Flight]) -> None:
+        for flight in flights:
+            self.counters.dropped += 1
+            logger.error(
+                "%s: message %s of an at-most-once source was received, not handled, and is gone",
+                self.address,
+                flight.delivery.message.id,
+                extra={"source": self.address, "message_id": flight.delivery.message.id},
+            )
+            self._on_settled(flight, None)
+
     # ------------------------------------------------------------------------------------------------ pause
 
     def _pause(self, flight: Flight, pause_s: float) -> None:
+        if self._draining:  # only at-most-once sources still run: this one cannot go back, and nobody waits for it
+            self._drop([flight])
+            return
         self._paused_until = max(self._paused_until, self._host.clock() + pause_s)
         if self._pause_task is None:
             self._receiving.resumed.clear()
@@ -286,6 +300,8 @@ class SourceRunner:
                 self._slots.running,
                 extra={"source": self.address},
             )
+        if self._before:
+            self._drop(self._slots.withdraw(waiting=True))
         self._handling.ending = True
         settling = self._parts.get(SETTLE)
         await _cancel(*(task for task in self._tasks if task is not settling))
