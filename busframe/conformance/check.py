@@ -1,0 +1,119 @@
+"""What a check is, and how one is run."""
+
+import asyncio
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from busframe.conformance.harness import NotRunnable
+from busframe.model.capabilities import Capabilities
+
+if TYPE_CHECKING:
+    from busframe.conformance.harness import Harness
+    from busframe.conformance.world import World
+
+Tier: TypeAlias = Literal["C", "K", "X"]
+Outcome: TypeAlias = Literal["passed", "failed", "not claimed", "not runnable"]
+Run: TypeAlias = Callable[["World"], Awaitable[None]]
+
+CHECK_TIMEOUT_S = 60.0
+
+
+class Violation(AssertionError):
+    """The transport does not keep what the contract says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One promise, and how it is put to the proof.
+
+    Attributes:
+        id: letter and number, as in the specification.
+        says: what it asserts, in a sentence.
+        tier: ``C`` every transport; ``K`` where it is claimed; ``X`` needs a fault.
+        run: raises ``AssertionError`` where the promise is broken.
+        claimed: of tier K: whether the capabilities claim it.
+        unclaimed: of tier K: shows that what is not claimed is refused with ``Unsupported``.
+    """
+
+    id: str
+    says: str
+    tier: Tier
+    run: Run
+    claimed: Callable[[Capabilities], bool] | None = None
+    unclaimed: Run | None = None
+
+    @property
+    def letter(self) -> str:
+        """The section it belongs to."""
+        return self.id.rstrip("0123456789")
+
+
+CHECKS: dict[str, Check] = {}
+"""All checks, by id; filled when the modules of ``checks`` are imported."""
+
+
+def check(
+    id: str,
+    says: str,
+    *,
+    tier: Tier = "C",
+    claimed: Callable[[Capabilities], bool] | None = None,
+    unclaimed: Run | None = None,
+) -> Callable[[Run], Run]:
+    """Register a check."""
+
+    def register(run: Run) -> Run:
+        if id in CHECKS:
+            raise ValueError(f"two checks are called {id}")
+        CHECKS[id] = Check(id, says, tier, run, claimed, unclaimed)
+        return run
+
+    return register
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a check ended.
+
+    Attributes:
+        check: which.
+        outcome: ``not claimed`` means that the transport was shown to refuse it; ``not runnable`` is no pass.
+        detail: why, where it did not pass.
+        seconds: how long it took.
+    """
+
+    check: Check
+    outcome: Outcome
+    detail: str
+    seconds: float
+
+
+async def run_check(check: Check, harness: "Harness") -> Result:
+    """Run one check against a broker that is started. Never raises but for cancellation."""
+    from busframe.conformance.world import World
+
+    started = time.monotonic()
+    outcome: Outcome = "passed"
+    detail = ""
+    world = World(harness, check.id)
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            async with world:
+                if check.claimed is not None and not check.claimed(await world.capabilities()):
+                    outcome = "not claimed"
+                    if check.unclaimed is not None:
+                        await check.unclaimed(world)
+                else:
+                    await check.run(world)
+    except NotRunnable as reason:
+        outcome, detail = "not runnable", str(reason)
+    except TimeoutError:
+        outcome, detail = "failed", f"it did not end within {CHECK_TIMEOUT_S:g} s\n{world.account()}"
+    except Exception as error:
+        outcome, detail = "failed", "".join(traceback.format_exception(error)[-6:])
+        if isinstance(error, AssertionError):
+            detail = f"{error}\n{detail}"
+    return Result(check, outcome, detail, time.monotonic() - started)

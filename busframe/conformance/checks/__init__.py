@@ -1,0 +1,5 @@
+"""The checks, a file for each letter of the specification. Importing this registers all of them."""
+
+from busframe.conformance.checks import publish
+
+__all__ = ["publish"]

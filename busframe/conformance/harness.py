@@ -1,0 +1,98 @@
+"""What the author of a transport writes, once, so that every check can run against it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from busframe.model.destination import Address
+from busframe.spi.transport import Host, Transport
+
+
+class NotRunnable(Exception):
+    """A check cannot run here: says why. It never counts as passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerState:
+    """What the broker itself says of a source; None: it does not.
+
+    Attributes:
+        consumers: how many there are.
+        ready: messages that wait.
+        unsettled: messages that are delivered and not settled.
+    """
+
+    consumers: int | None = None
+    ready: int | None = None
+    unsettled: int | None = None
+
+
+class Harness(ABC):
+    """One broker, as the kit sees it.
+
+    ``native_*`` go through the broker's own client and not through the transport, because a transport that is wrong
+    both ways would look right.
+
+    Attributes:
+        name: of the transport and its broker, for the report.
+        url: for checks that start processes of their own; None: the broker lives in this process.
+    """
+
+    name: str
+    url: str | None = None
+
+    async def start(self) -> None:
+        """Prepare the broker, once for a run."""
+
+    async def stop(self) -> None:
+        """Put everything away. Idempotent."""
+
+    @abstractmethod
+    def transport(self, host: Host) -> Transport:
+        """A new client of the broker, not open."""
+
+    @abstractmethod
+    async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
+        """Publish a message as a foreign program does, with its headers typed as they are.
+
+        Args:
+            to: the queue or topic.
+            name: what it is called on the broker.
+            body: of the message.
+            headers: text, integers, floats, booleans, bytes or times; those that the broker has no type for are
+                left out.
+        """
+
+    @abstractmethod
+    async def native_read(self, source: Address, name: str) -> tuple[bytes, Mapping[str, str]]:
+        """Take one message as a foreign program does: (body, the application's own headers)."""
+
+    @abstractmethod
+    async def native_exists(self, to: Address, name: str) -> bool:
+        """Whether something of this name exists on the broker."""
+
+    async def broker_state(self, source: Address, name: str) -> BrokerState:
+        """What the broker says of a source."""
+        raise NotRunnable(f"{self.name} does not say what a source holds")
+
+    # Faults: of those that are left out, the checks that need them are not runnable.
+
+    async def disconnect(self) -> None:
+        """Cut every client's connections once; the broker goes on, and clients can connect again at once."""
+        raise NotRunnable(f"{self.name} has no connection to cut")
+
+    async def restart(self) -> None:
+        """Stop the broker in order and start it again, with what it keeps."""
+        raise NotRunnable(f"{self.name} cannot be restarted")
+
+    async def kill(self) -> None:
+        """Kill the broker and start it again, with what it keeps."""
+        raise NotRunnable(f"{self.name} cannot be killed")
+
+    async def delete(self, source: Address, name: str) -> None:
+        """Remove a source from the broker, with its messages, under its consumers."""
+        raise NotRunnable(f"nothing can be removed from {self.name} from outside")
+
+    async def freeze(self, seconds: float) -> None:
+        """Let no byte through to the broker and back for so many seconds; connections stay."""
+        raise NotRunnable(f"{self.name} cannot be frozen")

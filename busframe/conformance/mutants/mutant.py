@@ -1,0 +1,116 @@
+"""What a mutant is: the memory transport with one promise broken.
+
+A check that no mutant fails is no check. Each mutant names the checks that must fail on it, and what they must say, so
+that they fail for the right reason.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from busframe.conformance.memory import MemoryHarness
+from busframe.memory import MemoryTransport
+from busframe.model.delivery import Delivery
+from busframe.model.entity import Entity
+from busframe.model.settlement import Settlement
+from busframe.spi.transport import Host, Receiver, Transport
+
+
+class MutantReceiver(Receiver):
+    """A receiver that does what another one does; a mutant changes one method."""
+
+    def __init__(self, transport: "MutantTransport", inner: Receiver, entity: Entity) -> None:
+        self.transport = transport
+        self.inner = inner
+        self.entity = entity
+
+    @property
+    def where(self) -> Any:  # type: ignore[override]
+        """The stored filter."""
+        return self.inner.where
+
+    async def open(self) -> None:
+        """As the other one."""
+        await self.inner.open()
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """As the other one."""
+        return await self.inner.receive(limit)
+
+    async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
+        """As the other one."""
+        return await self.inner.settle(settled)
+
+    async def stop(self) -> None:
+        """As the other one."""
+        await self.inner.stop()
+
+    async def close(self) -> None:
+        """As the other one."""
+        await self.inner.close()
+
+    async def resize(self, prefetch: int) -> None:
+        """As the other one."""
+        await self.inner.resize(prefetch)
+
+
+class MutantTransport(MemoryTransport):
+    """The memory transport; a mutant changes one method, or names another class of receivers."""
+
+    receivers: type[MutantReceiver] | None = None
+
+    def receiver(self, entity: Entity, *, prefetch: int, ack: Literal["after", "before"] = "after") -> Receiver:
+        """A receiver of the mutant's kind."""
+        inner = super().receiver(entity, prefetch=prefetch, ack=ack)
+        return inner if self.receivers is None else self.receivers(self, inner, entity)
+
+
+class MutantHarness(MemoryHarness):
+    """Makes mutated clients of a memory broker; what is native stays right."""
+
+    def __init__(self, transport: type[MutantTransport], name: str) -> None:
+        super().__init__()
+        self.name = f"memory, mutated: {name}"
+        self._transport = transport
+
+    def transport(self, host: Host) -> Transport:
+        """A mutated client."""
+        return self._transport(host, self.broker)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One broken promise.
+
+    Attributes:
+        name: of the class.
+        wrong: what is wrong with it, in a sentence.
+        caught_by: the checks that must fail.
+        says: what the failure of each must match, as a regular expression.
+        harness: makes its harness.
+    """
+
+    name: str
+    wrong: str
+    caught_by: tuple[str, ...]
+    says: str
+    harness: Callable[[], MutantHarness]
+
+
+MUTANTS: dict[str, Mutant] = {}
+"""All mutants, by name."""
+
+
+def mutant(wrong: str, *caught_by: str, says: str) -> Callable[[type[Any]], type[Any]]:
+    """Register a mutant: a ``MutantTransport``, or a ``MutantReceiver`` of an otherwise right transport."""
+
+    def register(kind: type[Any]) -> type[Any]:
+        transport = kind
+        if issubclass(kind, MutantReceiver):
+            transport = type(kind.__name__, (MutantTransport,), {"receivers": kind})
+        MUTANTS[kind.__name__] = Mutant(
+            kind.__name__, wrong, caught_by, says, lambda: MutantHarness(transport, kind.__name__)
+        )
+        return kind
+
+    return register

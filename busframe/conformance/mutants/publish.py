@@ -1,0 +1,59 @@
+"""What can be wrong with A."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from uuid import uuid4
+
+from busframe.conformance.mutants.mutant import MutantReceiver, MutantTransport, mutant
+from busframe.model.delivery import Delivery, Outgoing
+
+
+@mutant("the content type is lost on the way", "A1", says="content_type was .* and arrived as None")
+class ForgetsContentType(MutantReceiver):
+    """Receives without it."""
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """Every message without its content type."""
+        return [
+            replace(delivery, message=replace(delivery.message, content_type=None))
+            for delivery in await self.inner.receive(limit)
+        ]
+
+
+@mutant("a publish to nowhere is confirmed", "A4", says="DestinationNotFound was expected, not None")
+class ConfirmsNowhere(MutantTransport):
+    """As a broker that drops what is unroutable."""
+
+    async def publish(self, outgoing: Sequence[Outgoing], *, timeout_s: float) -> Sequence[Exception | None]:
+        """Confirmed, whatever happens."""
+        await super().publish(outgoing, timeout_s=timeout_s)
+        return [None] * len(outgoing)
+
+
+@mutant("each delivery has an id of its own", "A5", says="ids and bodies were")
+class RenamesMessages(MutantReceiver):
+    """Makes the id when it receives."""
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """Every message under a new id."""
+        return [
+            replace(delivery, message=replace(delivery.message, id=uuid4().hex))
+            for delivery in await self.inner.receive(limit)
+        ]
+
+
+@mutant("a name loses its dots", "A7", says="not within|of 1 messages|InvalidName|TopologyMismatch|was not confirmed")
+class FoldsNames(MutantTransport):
+    """Publishes to another name than it consumes."""
+
+    async def publish(self, outgoing: Sequence[Outgoing], *, timeout_s: float) -> Sequence[Exception | None]:
+        """Dots become underscores on the way out."""
+        from busframe.model.destination import Queue
+
+        return await super().publish(
+            [
+                replace(out, to=Queue(out.to.name.replace(".", "_"))) if isinstance(out.to, Queue) else out
+                for out in outgoing
+            ],
+            timeout_s=timeout_s,
+        )
