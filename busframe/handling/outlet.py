@@ -3,8 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import islice
-from math import isfinite
+from math import inf
 from os import urandom
 from typing import Any, TypeAlias
 
@@ -13,6 +12,7 @@ from busframe.errors import (
     BusframeError,
     ClosedError,
     EncodeFailed,
+    InvalidHeader,
     MessageTooLarge,
     PublishError,
     PublishFailed,
@@ -86,7 +86,7 @@ class Outlet:
             message = replace(
                 body,
                 id=message_id,
-                headers=body.headers if headers is None else headers,
+                headers=_frozen(body.headers if headers is None else headers, message_id),
                 key=body.key if key is None else key,
                 correlation_id=correlation_id or body.correlation_id,
                 reply_to=reply_to,
@@ -104,9 +104,7 @@ class Outlet:
                 content, content_type = self._codecs.encode(body)
             except KeyboardInterrupt:
                 raise
-            except (
-                BaseException
-            ) as error:  # a serializer may raise anything; nothing here waits, so it is no cancellation
+            except BaseException as error:  # a serializer may raise anything; nothing waits, so it is no cancellation
                 raise EncodeFailed(
                     f"{type(body).__name__} cannot be encoded for {to}: {error}", message_id=message_id
                 ) from error
@@ -115,7 +113,7 @@ class Outlet:
                 message_id,
                 kind,
                 content_type,
-                NO_HEADERS if not headers else FrozenHeaders(headers),
+                NO_HEADERS if not headers else _frozen(headers, message_id),
                 key,
                 correlation_id,
                 reply_to,
@@ -124,8 +122,7 @@ class Outlet:
             )
         check_message(message)
         self._check_limits(message, delay_s, ttl_s)
-        carried = NO_HEADERS if ttl_s is None else {EXPIRES_AT: expires_at(now, delay_s, ttl_s)}
-        return Outgoing(to, message, delay_s, "", carried)
+        return Outgoing(to, message, delay_s, "", NO_HEADERS if ttl_s is None else _expiry(now, delay_s, ttl_s))
 
     def _type_of(self, to: Destination[Any], body: object, message_id: str) -> str | None:
         if not to.types:
@@ -144,13 +141,13 @@ class Outlet:
         limit = self._transport.capabilities.max_message_bytes
         if limit is not None and (size := message_bytes(message)) > limit:
             raise MessageTooLarge(size, limit, message_id=message.id)
-        if delay_s and (delay_s < 0 or not isfinite(delay_s)):
+        if delay_s != 0 and not (isinstance(delay_s, int | float) and 0 < delay_s < inf):
             raise PublishFailed(
-                f"delay_s must be 0 or more seconds, not {delay_s}", message_id=message.id, transient=False
+                f"delay_s must be 0 or more seconds, not {delay_s!r}", message_id=message.id, transient=False
             )
-        if ttl_s is not None and not (0 < ttl_s < float("inf")):
+        if ttl_s is not None and not (isinstance(ttl_s, int | float) and 0 < ttl_s < inf):
             raise PublishFailed(
-                f"ttl_s must be more than 0 seconds, not {ttl_s}", message_id=message.id, transient=False
+                f"ttl_s must be more than 0 seconds, not {ttl_s!r}", message_id=message.id, transient=False
             )
         longest = self._transport.capabilities.publish_delay_max_s
         if delay_s > longest:
@@ -178,10 +175,16 @@ class Outlet:
 
         async def send(message: Message) -> None:
             nonlocal sent
+            changed = outgoing
             if message is not outgoing.message:
                 check_message(message)
                 self._check_limits(message, outgoing.delay_s, message.ttl_s)
-            await self._send(replace(outgoing, message=message), timeout_s)
+                carried = outgoing.carried
+                if message.ttl_s != outgoing.message.ttl_s:
+                    now, ttl_s = self._clock(), message.ttl_s
+                    carried = NO_HEADERS if ttl_s is None else _expiry(now, outgoing.delay_s, ttl_s)
+                changed = replace(outgoing, message=message, carried=carried)
+            await self._send(changed, timeout_s)
             sent = message
 
         call: Callable[[Message], Awaitable[None]] = send
@@ -196,26 +199,48 @@ class Outlet:
         windows = batches(
             prepared, size_of=lambda out: len(out.message.body), max_items=WINDOW_MESSAGES, max_bytes=WINDOW_BYTES
         )
-        for window in windows:
-            if self._middleware:
-                sent += [await self._through_middleware(outgoing, timeout_s) for outgoing in window]
-                continue
-            if self.closed:
-                raise ClosedError("the bus is closed: publish inside `async with bus`")
-            outcomes = await self._transport.publish(window, timeout_s=timeout_s)
-            failed = [
-                _named(outcome, outgoing)
-                for outgoing, outcome in zip(window, outcomes, strict=True)
-                if outcome is not None
-            ]
-            if failed:
-                confirmed = len(sent) + len(window) - len(failed)
-                failed[0].add_note(f"{confirmed} messages were confirmed, {len(failed)} of this window failed")
-                for other in islice(failed, 1, 4):
-                    failed[0].add_note(f"also: {other}")
-                raise failed[0]
-            sent += [outgoing.message for outgoing in window]
+        try:
+            for window in windows:
+                if self._middleware:
+                    for outgoing in window:
+                        sent.append(await self._through_middleware(outgoing, timeout_s))  # noqa: PERF401 - counted
+                else:
+                    await self._send_window(window, timeout_s)
+                    sent += [outgoing.message for outgoing in window]
+        except PublishError as error:
+            if sent:
+                error.add_note(f"{len(sent)} messages before these were confirmed")
+            raise
         return sent
+
+    async def _send_window(self, window: Sequence[Outgoing], timeout_s: float) -> None:
+        if self.closed:
+            raise ClosedError("the bus is closed: publish inside `async with bus`")
+        outcomes = await self._transport.publish(window, timeout_s=timeout_s)
+        failed = [
+            _named(outcome, outgoing) for outgoing, outcome in zip(window, outcomes, strict=True) if outcome is not None
+        ]
+        if failed:
+            confirmed = len(window) - len(failed)
+            failed[0].add_note(f"of its window {len(failed)} messages failed and {confirmed} were confirmed")
+            for other in failed[1:4]:
+                failed[0].add_note(f"also: {other}")
+            raise failed[0]
+
+
+def _frozen(headers: Headers, message_id: str) -> Headers:
+    if isinstance(headers, FrozenHeaders):
+        return headers
+    try:
+        return FrozenHeaders(headers)
+    except (TypeError, ValueError) as error:
+        raise InvalidHeader(
+            f"headers must be a mapping of text to text, not {_shorten(repr(headers))}", message_id=message_id
+        ) from error
+
+
+def _expiry(now: float, delay_s: float, ttl_s: float) -> Headers:
+    return {EXPIRES_AT: expires_at(now, delay_s, ttl_s)}
 
 
 def _declared(types: Sequence[type], body: object) -> type | None:
