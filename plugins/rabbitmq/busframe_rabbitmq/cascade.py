@@ -2,8 +2,9 @@
 
 One binary cascade serves all delays of a prefix. Level k holds a message for exactly 2^k * 100 ms and then passes it
 down by dead-lettering; a delay is the sum of the levels whose bit is set in its routing key, the other levels are
-passed at once by a binding from exchange to exchange. Within a level all messages wait equally long, so none blocks another
-(a queue with a time for each message would: only its head expires), and a policy's delays need no queues of their own.
+passed at once by a binding from exchange to exchange. Within a level all messages wait equally long, so none blocks
+another (in a queue with a time for each message only the head expires), and a policy's delays need no queues of their
+own.
 
     exchange 27 ──1──▶ queue 27 (2^27 * 100 ms) ──▶ exchange 26 ──1──▶ queue 26 … ──▶ exchange 0 … ──▶ due
           └──────────────0──────────────▶ exchange 26                        due ──q.<name>──▶ the queue
@@ -13,9 +14,9 @@ The key is the bits from the highest level down, then ``q`` or ``t``, then the t
 become slashes, which no name has, so that ``a.b`` never matches what is meant for ``x.a.b``.
 
 What is due and finds no target goes, by the alternate exchange of ``due``, to the queue of the undelivered, and is
-taken from there when the target appears. Left where it is it would be kept as well, but after 32 of them the server passes
-nothing of that level any more (``dead_letter_worker_consumer_prefetch``; tested on 4.0.5): one deleted queue would stop
-the delays of all others.
+taken from there when the target appears. Left where it is it would be kept as well, but after 32 of them the server
+passes nothing of that level any more (``dead_letter_worker_consumer_prefetch``; tested on 4.0.5): one deleted queue
+would stop the delays of all others.
 """
 
 from collections.abc import Iterator, Mapping

@@ -3,9 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from busframe.errors import TransportError
 from busframe_rabbitmq.client import (
     CLOSE_TIMEOUT_S,
     GET_EMPTY,
@@ -17,6 +16,9 @@ from busframe_rabbitmq.client import (
     translate,
 )
 from busframe_rabbitmq.client import answer as answered
+
+if TYPE_CHECKING:
+    from busframe.errors import TransportError
 
 log = logging.getLogger(__name__)
 Arguments = Mapping[str, object]

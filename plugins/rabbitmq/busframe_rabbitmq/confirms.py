@@ -1,8 +1,8 @@
 """One channel in confirm mode: a window of messages under way, and a queue of those that wait for room or for the link.
 
 Everything that changes state here is synchronous: ``put`` and the server's answers move messages from the queue into
-the window and out of it. A message in the queue was surely not sent; one in the window may be stored until the server has
-answered. That difference is the outcome when time is over or the connection is lost.
+the window and out of it. A message in the queue was surely not sent; one in the window may be stored until the server
+has answered. That difference is the outcome when time is over or the connection is lost.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """``ack="before"``: at most once. The server forgets a message when it has sent it, before a handler starts.
 
 Nothing holds the server back then, so the consumer is ended when enough is buffered and made again when little is left.
-What was taken is this process's alone: it survives a lost connection, and what is not handled when the receiver stops is
-published back.
+What was taken is this process's alone: it survives a lost connection, and what is not handled when the receiver stops
+is published back.
 """
 
 import asyncio
@@ -53,8 +53,8 @@ class EarlySession(Session):
 class EarlyReceiver(RabbitReceiver):
     """Consumes with automatic acknowledgement, and a bounded buffer.
 
-    ``settle`` has nothing to tell the server: an ``Ack`` is done already, what is to come again or to be a dead letter is
-    published.
+    ``settle`` has nothing to tell the server: an ``Ack`` is done already, what is to come again or to be a dead letter
+    is published.
     """
 
     def __init__(self, transport: "RabbitMQ", entity: "Entity", prefetch: int) -> None:

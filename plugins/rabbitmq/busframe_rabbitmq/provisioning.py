@@ -195,7 +195,7 @@ def _conflict(address: Address, refused: ChannelRefused) -> Change:
 
 def _conflict_text(change: Change) -> str:
     return (
-        f"{change.address}: {change.property} is {change.found} on the server and the application needs {change.wanted}; "
+        f"{change.address}: {change.property} is {change.found} on the server and {change.wanted} is needed; "
         "RabbitMQ cannot change it in place: delete what is there when it is empty, or use another name"
     )
 

@@ -2,8 +2,8 @@
 
 Queues, and copies for one subscription or for dead letters, go through the default exchange, mandatory, so that a
 missing one is told. Topics go to their exchange, not mandatory: one without subscriptions is fine. Delays enter the
-cascade. Each of the three has a channel of its own, because the server closes a channel for a missing exchange and with it goes the
-answer of every other message that is under way there.
+cascade. Each of the three has a channel of its own, because the server closes a channel for a missing exchange and with
+it goes the answer of every other message that is under way there.
 """
 
 import asyncio

@@ -68,7 +68,8 @@ class RabbitReceiver(Receiver):
 
     def __repr__(self) -> str:
         held = len(self._session.held) if self._session is not None else 0
-        return f"<RabbitReceiver {self._address}: generation {self._generation}, {held} held, {len(self._buffer)} buffered>"
+        counts = f"generation {self._generation}, {held} held, {len(self._buffer)} buffered"
+        return f"<RabbitReceiver {self._address}: {counts}>"
 
     async def open(self) -> None:
         """See ``Receiver.open``."""

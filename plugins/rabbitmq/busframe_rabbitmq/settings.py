@@ -47,7 +47,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    url: SecretStr = SecretStr("amqp://guest:guest@localhost:5672")
+    url: SecretStr
     heartbeat_s: int = Field(30, ge=1, le=3600)
     connect_timeout_s: float = Field(10.0, gt=0)
     max_message_bytes: int = Field(16 * 1024 * 1024, ge=64 * 1024, le=512 * 1024 * 1024)

@@ -9,9 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 from uuid import uuid4
 
-from busframe_rabbitmq.settings import Settings
-from busframe_rabbitmq.transport import RabbitMQ
-
 from busframe.errors import BusframeError
 from busframe.logic.names import physical_name
 from busframe.model.delivery import Delivery, Outgoing
@@ -19,6 +16,8 @@ from busframe.model.destination import Address, DeadLetters, Queue, Subscription
 from busframe.model.entity import Entity
 from busframe.model.message import Message
 from busframe.spi import ACK, Host, Receiver
+from busframe_rabbitmq.settings import Settings
+from busframe_rabbitmq.transport import RabbitMQ
 
 DEADLINE_S = 20.0
 

@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -78,48 +80,45 @@ async def test_nobody_listening_is_connection_failed() -> None:
     assert failed.value.transient
 
 
-async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A server that never answers."""
-    await reader.read()
-    writer.close()
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[tuple[int, asyncio.Event]]:
+    """A server that never answers: its port, and an event when somebody has come. At the end all have gone."""
+    here, gone = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        here.set()
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        gone.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], here
+        await asyncio.wait_for(gone.wait(), 10)
 
 
 async def test_a_server_that_does_not_answer_is_given_up() -> None:
-    """After connect_timeout_s."""
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    """After connect_timeout_s; nothing stays open."""
+    async with silent_server() as (port, _):
         with pytest.raises(ConnectionFailed):
             await connect(make_settings(f"amqp://127.0.0.1:{port}", connect_timeout_s=0.2), "test")
 
 
 async def test_cancelled_connecting_leaves_nothing_open() -> None:
     """The socket is closed when the cancelled call is over."""
-    gone = asyncio.Event()
-    here = asyncio.Event()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        here.set()
-        await reader.read()
-        gone.set()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with silent_server() as (port, here):
         connecting = asyncio.create_task(connect(make_settings(f"amqp://127.0.0.1:{port}"), "test"))
         await asyncio.wait_for(here.wait(), 10)
         connecting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await connecting
-        await asyncio.wait_for(gone.wait(), 10)
 
 
 async def test_tls_is_verified() -> None:
-    """A server that speaks no TLS, or has no trusted certificate, is not talked to."""
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    """A server that speaks no TLS is not talked to, and certificates are checked."""
+    async with silent_server() as (port, _):
         with pytest.raises(ConnectionFailed):
             await connect(make_settings(f"amqps://127.0.0.1:{port}", connect_timeout_s=0.3), "test")
     assert ssl.create_default_context().verify_mode is ssl.CERT_REQUIRED

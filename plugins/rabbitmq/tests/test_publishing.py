@@ -212,7 +212,7 @@ async def test_a_cancelled_publish_leaks_nothing(rabbitmq_vhost: str) -> None:
             for task in tasks[::2]:
                 task.cancel()
             done = await asyncio.gather(*tasks, return_exceptions=True)
-            assert [outcome for outcome in done[1::2]] == [[None, None]] * 15
+            assert list(done[1::2]) == [[None, None]] * 15
         async with asyncio.timeout(10):
             await transport._publisher._queues.flush()
         assert "0 under way, 0 waiting" in repr(transport._publisher._queues)
@@ -222,10 +222,10 @@ async def test_close_flushes(rabbitmq_vhost: str) -> None:
     """What was published and not confirmed when the transport is closed is confirmed first."""
     async with opened(rabbitmq_vhost) as transport:
         await declare(transport, EMAILS)
-        publishing = asyncio.create_task(publish(transport, EMAILS, *(message() for _ in range(500))))
+        publishing = asyncio.gather(publish(transport, EMAILS, *(message() for _ in range(500))))
         await asyncio.sleep(0)
         await transport.close()
-        assert await publishing == [None] * 500
+        assert await publishing == [[None] * 500]
         with pytest.raises(ClosedError):
             await publish(transport, EMAILS, message())
 

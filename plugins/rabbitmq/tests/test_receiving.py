@@ -88,7 +88,7 @@ async def test_cancelled_receive_loses_nothing(rabbitmq_vhost: str) -> None:
         await declare(transport, EMAILS)
         async with consuming(transport, EMAILS) as receiver:
             got = 0
-            publishing = asyncio.create_task(publish_all(transport, EMAILS, *(message() for _ in range(200))))
+            publishing = asyncio.gather(publish_all(transport, EMAILS, *(message() for _ in range(200))))
             while got < 200:
                 task = asyncio.create_task(receiver.receive(5))
                 await asyncio.sleep(0)

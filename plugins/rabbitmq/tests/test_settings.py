@@ -43,7 +43,7 @@ def test_password_never_shows() -> None:
 def test_unknown_setting_is_refused() -> None:
     """A misspelt setting is an error, not ignored."""
     with pytest.raises(ValidationError, match="hearbeat_s"):
-        Settings(url="amqp://h", hearbeat_s=3)
+        Settings.model_validate({"url": "amqp://h", "hearbeat_s": 3})
 
 
 def test_text_from_a_query_is_converted() -> None:

@@ -1,0 +1,138 @@
+"""The harness of this plugin for the conformance kit.
+
+What is native goes through a blocking pika connection in a thread: another client than the transport's in all but the
+library, with none of its code.
+"""
+
+import asyncio
+import json
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
+
+import pika
+from pika.exceptions import ChannelClosedByBroker
+
+from busframe.conformance import BrokerState, Harness, NotRunnable
+from busframe.logic.wire import split_headers, text_of
+from busframe.model.destination import Address, Topic
+from busframe.spi.transport import Host, Transport
+from busframe_rabbitmq.plugin import plugin
+
+T = TypeVar("T")
+
+
+class RabbitMQHarness(Harness):
+    """A RabbitMQ that answers at a URL.
+
+    Args:
+        url: of the server and a virtual host that the kit may fill.
+        management_url: of its management plugin, for checks that cut connections; None: those are not runnable.
+    """
+
+    def __init__(self, url: str, management_url: str | None = None) -> None:
+        self.url = url
+        self.name = "rabbitmq"
+        self.management_url = management_url
+
+    async def start(self) -> None:
+        """Ask the server for its version, for the report."""
+        properties = await self._ask(lambda channel: channel.connection._impl.server_properties)
+        self.name = f"rabbitmq {text_of(properties.get('version', ''))}"
+
+    def transport(self, host: Host) -> Transport:
+        """A client with this plugin's default settings."""
+        return plugin.create(plugin.settings(url=self.url), host)
+
+    async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
+        """With confirmation; pika has no floats, so those are left out."""
+        sent = {key: value for key, value in headers.items() if not isinstance(value, float)}
+
+        def publish(channel: Any) -> None:
+            channel.confirm_delivery()
+            exchange, key = (name, "") if isinstance(to, Topic) else ("", name)
+            channel.basic_publish(exchange, key, body, pika.BasicProperties(headers=sent))
+
+        await self._ask(publish)
+
+    async def native_read(self, source: Address, name: str) -> tuple[bytes, Mapping[str, str]]:
+        """By ``basic.get``, acknowledged at once."""
+
+        def get(channel: Any) -> tuple[bytes, dict[str, str]]:
+            method, properties, body = channel.basic_get(name, auto_ack=True)
+            if method is None:
+                raise AssertionError(f"the broker has no message in {name}")
+            _, _, own = split_headers((key, text_of(value)) for key, value in (properties.headers or {}).items())
+            return body, own
+
+        return await self._ask(get)
+
+    async def native_exists(self, to: Address, name: str) -> bool:
+        """By a passive declaration."""
+
+        def look(channel: Any) -> bool:
+            try:
+                if isinstance(to, Topic):
+                    channel.exchange_declare(name, passive=True)
+                else:
+                    channel.queue_declare(name, passive=True)
+            except ChannelClosedByBroker:
+                return False
+            return True
+
+        return await self._ask(look)
+
+    async def broker_state(self, source: Address, name: str) -> BrokerState:
+        """What a passive declaration answers; AMQP does not say what is unsettled."""
+
+        def look(channel: Any) -> BrokerState:
+            found = channel.queue_declare(name, passive=True).method
+            return BrokerState(int(found.consumer_count), int(found.message_count))
+
+        return await self._ask(look)
+
+    async def delete(self, source: Address, name: str) -> None:
+        """Under its consumers."""
+        await self._ask(lambda channel: channel.queue_delete(name))
+
+    async def disconnect(self) -> None:
+        """Close all connections of the virtual host from the server's side."""
+        vhost = quote(pika.URLParameters(self.url).virtual_host, safe="")
+        for connection in await asyncio.to_thread(self._manage, "GET", f"/vhosts/{vhost}/connections"):
+            await asyncio.to_thread(self._manage, "DELETE", f"/connections/{quote(connection['name'], safe='')}")
+
+    def _manage(self, method: str, path: str) -> Any:
+        if self.management_url is None:
+            raise NotRunnable("connections are cut through the management plugin, and nobody said its URL")
+        address = urlsplit(self.url)
+        user = f"{address.username or 'guest'}:{address.password or 'guest'}"
+        request = urllib.request.Request(
+            f"{self.management_url}/api{path}",
+            method=method,
+            headers={
+                "Authorization": f"Basic {b64encode(user.encode()).decode()}",
+                "X-Reason": f"kit {uuid4().hex[:6]}",
+            },
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    async def _ask(self, question: Callable[[Any], T]) -> T:
+        def ask() -> T:
+            connection = pika.BlockingConnection(pika.URLParameters(self.url))
+            try:
+                return question(connection.channel())
+            finally:
+                if connection.is_open:
+                    connection.close()
+
+        return await asyncio.to_thread(ask)
+
+
+def harness(url: str) -> RabbitMQHarness:
+    """The harness for a URL that a user points at; ``?management_url=…`` names the management plugin."""
+    return RabbitMQHarness(url)
