@@ -239,8 +239,10 @@ class Bus(Router, Publisher):
                 await worker.start()
                 yield worker
             finally:
-                await worker.drain()
-                opened.reports.listener = None
+                try:
+                    await worker.end()
+                finally:
+                    opened.reports.listener = None
 
     def _runner(self, plan: SourcePlan, opened: OpenBus, state: object) -> SourceRunner:
         verdicts = Verdicts(plan, opened.host, opened.transport, opened.settings.max_lane_delay_s)

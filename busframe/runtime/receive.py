@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import sys
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Literal
@@ -65,7 +64,8 @@ class Receiving:
         spawn: Spawn,
     ) -> None:
         self.receiver: Receiver | None = None
-        self.last_active = time.monotonic()
+        self._time = asyncio.get_running_loop().time
+        self.last_active = self._time()
         self.suspect_from = next(deliveries for deliveries in count(2) if judge(deliveries) is not Verdict.CLEAR)
         self.resumed = asyncio.Event()
         """Not set while the source is paused."""
@@ -202,7 +202,7 @@ class Receiving:
                 await receiver.resize(self._window)
             deliveries = await receiver.receive(credit.available)
             backoff.reset()
-            self.last_active = time.monotonic()
+            self.last_active = self._time()
             if deliveries[0].generation != self._generation:
                 if self._generation is not None:
                     self._forget_unstarted()

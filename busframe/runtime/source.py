@@ -7,7 +7,6 @@ is free. Nothing here ends because something failed: it is begun again with back
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -72,9 +71,12 @@ class SourceRunner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._parts: dict[str, asyncio.Task[None]] = {}
         self._draining = False
+        self._hurried = False
+        self._limit: asyncio.Timeout | None = None
         self._paused_until = 0.0
         self._pause_task: asyncio.Task[None] | None = None
-        self._last_settled = time.monotonic()
+        self._time = asyncio.get_running_loop().time
+        self._last_settled = self._time()
         self._settler = Settler(self.address, host, self._on_settled)
         # What an at-most-once source receives is settled already.
         handling.finish = (lambda flight: self._on_settled(flight, None)) if self._before else self._settler.put
@@ -111,7 +113,7 @@ class SourceRunner:
 
     @property
     def last_active(self) -> float:
-        """When something was last received or settled, on the monotonic clock."""
+        """When something was last received or settled, on the loop's clock."""
         return max(self._receiving.last_active, self._last_settled)
 
     @property
@@ -207,7 +209,7 @@ class SourceRunner:
             self._slots.lanes.finish(flight.lane)
             self._slots.wake()
         self._receiving.credit_is_free()
-        self._last_settled = time.monotonic()
+        self._last_settled = self._time()
 
     def _release(self, flights: Sequence[Flight]) -> None:
         for flight in flights:
@@ -289,7 +291,7 @@ class SourceRunner:
         """
         finished = True
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(0.0 if self._hurried else timeout_s) as self._limit:
                 await self._slots.wait_quiet()
                 await self._settler.wait_empty()
         except TimeoutError:
@@ -300,6 +302,7 @@ class SourceRunner:
                 self._slots.running,
                 extra={"source": self.address},
             )
+        self._limit = None
         if self._before:
             self._drop(self._slots.withdraw(waiting=True))
         self._handling.ending = True
@@ -314,6 +317,12 @@ class SourceRunner:
             self._handling.threads.close()
         self._advance("stopped")
         return finished
+
+    def hurry(self) -> None:
+        """Let handlers finish no longer."""
+        self._hurried = True
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
 
 async def _cancel(*tasks: asyncio.Task[None] | None) -> None:

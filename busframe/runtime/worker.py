@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -68,7 +67,7 @@ class Worker:
         while True:
             last = max((runner.last_active for runner in self._runners), default=0.0)
             busy = any(runner.in_flight for runner in self._runners)
-            quiet_s = time.monotonic() - last
+            quiet_s = asyncio.get_running_loop().time() - last
             if not busy and quiet_s >= idle_s:
                 return
             await asyncio.sleep(max(0.005, min(0.05, idle_s) if busy else idle_s - quiet_s))
@@ -106,10 +105,35 @@ class Worker:
             self._draining = asyncio.get_running_loop().create_task(self._drain(), name="busframe drain")
         return await asyncio.shield(self._draining)
 
+    async def end(self) -> None:
+        """Drain to the end. If cancelled: handlers are cancelled at once, and the end is waited for all the same."""
+        cancelled: asyncio.CancelledError | None = None
+        while self._draining is None or not self._draining.done():
+            try:
+                await self.drain()
+            except asyncio.CancelledError as error:
+                cancelled = error
+                for runner in self._runners:
+                    runner.hurry()
+        if cancelled is not None:
+            raise cancelled
+
     async def _drain(self) -> bool:
         logger.info("draining: %d in flight", sum(runner.in_flight for runner in self._runners))
-        until = time.monotonic() + self._drain_timeout_s
-        await asyncio.gather(*(runner.stop() for runner in self._runners))
-        left_s = max(0.0, until - time.monotonic())
-        finished = await asyncio.gather(*(runner.finish(left_s) for runner in self._runners))
+        finished = await asyncio.gather(*map(self._drain_source, self._runners))
         return all(finished)
+
+    async def _drain_source(self, runner: SourceRunner) -> bool:
+        time = asyncio.get_running_loop().time
+        until = time() + self._drain_timeout_s
+        stopped = True
+        try:
+            await runner.stop()
+        except Exception:
+            stopped = False
+            logger.exception("%s: stopping failed", runner.address)
+        try:
+            return await runner.finish(max(0.0, until - time())) and stopped
+        except Exception:
+            logger.exception("%s: ending failed", runner.address)
+            return False
