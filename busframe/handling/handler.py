@@ -10,6 +10,8 @@ from busframe.logic.retry import RetryPolicy
 from busframe.model.destination import DeadLetters, Queue, SourceAddress, Subscription
 
 Next: TypeAlias = Callable[[], Awaitable[object]]
+"""Runs what is inside a middleware: the next one, and at last the handler."""
+
 Middleware: TypeAlias = Callable[[Context, Next], Awaitable[object]]
 """A function around a handler: (context, call_next). Outermost first: the bus's, the router's, the handler's."""
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, cast, get_type_hints, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from busframe.errors import ConfigurationError, HandlerSignatureError
 from busframe.handling.handler import Handler, HandlerOptions, Middleware, SourceOptions, is_source
@@ -19,8 +19,8 @@ A = TypeVar("A")
 R = TypeVar("R")
 P = ParamSpec("P")
 
-_SOURCE_OPTIONS = frozenset(get_type_hints(SourceOptions))
-_HANDLER_OPTIONS = frozenset(get_type_hints(HandlerOptions))
+_SOURCE_OPTIONS = SourceOptions.__optional_keys__
+_HANDLER_OPTIONS = HandlerOptions.__optional_keys__
 
 
 class Handle(Protocol[T]):  # invariant, as the stubs of the destinations are
