@@ -1,8 +1,8 @@
 """Looking at dead letters, and removing some: by taking all, holding them and giving them back; AMQP offers no more.
 
 While letters are held nobody else sees them. Their queue counts no deliveries, so a look costs nothing. It is always
-all of them: a quorum queue takes back what is returned behind what was never taken, so a look at a part would change the
-order, and a second page would not follow the first.
+all of them: a quorum queue takes back what is returned behind what was never taken, so a look at a part would change
+the order, and a second page would not follow the first.
 """
 
 import asyncio

@@ -225,7 +225,8 @@ async def test_close_flushes(rabbitmq_vhost: str) -> None:
         publishing = asyncio.gather(publish(transport, EMAILS, *(message() for _ in range(500))))
         await asyncio.sleep(0)
         await transport.close()
-        assert await publishing == [[None] * 500]
+        (outcomes,) = await publishing
+        assert outcomes == [None] * 500
         with pytest.raises(ClosedError):
             await publish(transport, EMAILS, message())
 
