@@ -134,6 +134,8 @@ class SourceRunner:
     def reported(self, consumed: bool, cause: BaseException | None) -> None:
         """The source is consumed, or the way to it is lost."""
         self._advance("opened" if consumed else "lost", cause)
+        if consumed and self._pause_task is not None:
+            self._advance("paused")
 
     def _advance(self, event: SourceEvent, cause: BaseException | None = None) -> None:
         state = advance(self.state, event)
@@ -277,6 +279,7 @@ class SourceRunner:
         if not self._before:  # what an at-most-once source has received is settled already: it runs
             self._slots.block("draining")
         await _cancel(self._parts.get(RECEIVE), self._pause_task)
+        self._pause_task = None
         self._slots.unblock("paused")
         await self._receiving.stop()
         if not self._before:
