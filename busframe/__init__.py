@@ -1,6 +1,7 @@
 """Messages between programs: the same application, with the same meaning, on any broker."""
 
 from busframe.bus import Bus
+from busframe.bus.dead_letters import DeadLetterBox, DeadLetterRecord
 from busframe.codecs import Codec
 from busframe.handling.context import Context, Delivered, SyncContext, SyncPublisher
 from busframe.handling.handler import HandlerOptions, Middleware, Next
@@ -22,7 +23,9 @@ __all__ = [
     "Codec",
     "Context",
     "DeadLetter",
+    "DeadLetterBox",
     "DeadLetterInfo",
+    "DeadLetterRecord",
     "DeadLetters",
     "Delivered",
     "Destination",

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from busframe.bus.dead_letters import DeadLetterBox
 from busframe.bus.opened import Definition, OpenBus, open_bus
 from busframe.codecs import Codec, Codecs
 from busframe.errors import ClosedError, ConfigurationError, Unsupported
@@ -181,6 +182,14 @@ class Bus(Router, Publisher):
 
     def _outlet(self) -> Outlet:
         return self._opened().outlet
+
+    def dead_letters(self, source: Source[Any]) -> DeadLetterBox:
+        """The dead letters of a queue or subscription: to look at, to send back, to remove. Works while it is open.
+
+        Raises:
+            ConfigurationError: a topic has none; its subscriptions have.
+        """
+        return DeadLetterBox(source, self._opened)
 
     def native(self, kind: type[R]) -> R:
         """The transport's own client, for what is not portable.
