@@ -6,12 +6,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypeAlias
 
 from busframe.codecs import Codecs
 from busframe.errors import AlreadySettled, DecodeFailed, DeliveryError
-from busframe.handling.context import Context, Verb
+from busframe.handling.context import Context
 from busframe.handling.outcomes import Discard, PauseSource, Reject, RetryAfter
 from busframe.handling.outlet import Outlet
 from busframe.handling.plan import SourcePlan
@@ -139,7 +138,7 @@ class Handling:
                 body = self._decode(message.body, message.content_type, binding.kind)
             except DecodeFailed as error:
                 return self._give_up(flight, "undecodable", error, binding.name, attempt - 1)
-        verb: Verb | None = partial(self._verb, flight, binding) if self._manual else None
+        by_hand = _ByHand(self, flight, binding) if self._manual else None
         context = Context(
             message,
             self._source,
@@ -148,7 +147,7 @@ class Handling:
             attempt > 1 or delivery.deliveries > 1,
             self._state,
             self._outlet,
-            verb,
+            by_hand,
         )
         started = time.perf_counter() if self._observers else 0.0
         try:
@@ -160,6 +159,9 @@ class Handling:
                 raise asyncio.CancelledError from error
             # Not `Task.cancelling()`: libraries for time-outs leave that counted up in the task of their caller.
             return self._raised(flight, binding, as_exception(error), attempt)
+        finally:
+            if by_hand is not None:
+                by_hand.over = True
         if self._manual:
             if flight.settlement is None and flight.kept is None:
                 unsettled = DeliveryError(f"not-settled: {binding.name} returned without ack, nack or reject")
@@ -338,7 +340,8 @@ class Handling:
 
     # ------------------------------------------------------------------------------------------------ by hand
 
-    async def _verb(self, flight: Flight, binding: Binding, outcome: RetryAfter | Reject | None) -> None:
+    async def by_hand(self, flight: Flight, binding: Binding, outcome: RetryAfter | Reject | None) -> None:
+        """What the verbs of the context do; returns when the broker has it."""
         if flight.settlement is not None or flight.kept is not None:
             raise AlreadySettled(f"{binding.name}: message {flight.delivery.message.id} is settled already")
         flight.settled = flight.settled or asyncio.get_running_loop().create_future()
@@ -387,6 +390,23 @@ class Handling:
             "message_id": message.id,
             "message_type": message.type,
         }
+
+
+class _ByHand:
+    """Settles one attempt at a delivery; once its handler has ended, the delivery is not the handler's any more."""
+
+    __slots__ = ("_binding", "_flight", "_handling", "over")
+
+    def __init__(self, handling: Handling, flight: Flight, binding: Binding) -> None:
+        self._handling = handling
+        self._flight = flight
+        self._binding = binding
+        self.over = False
+
+    async def __call__(self, outcome: RetryAfter | Reject | None) -> None:
+        if self.over:
+            raise AlreadySettled(f"{self._binding.name}: settle before the handler returns, not afterwards")
+        await self._handling.by_hand(self._flight, self._binding, outcome)
 
 
 def _key(delivery: Delivery) -> object:
