@@ -177,8 +177,12 @@ async def test_stop_gives_back_what_was_not_received(rabbitmq_vhost: str) -> Non
             await depth_is(transport, EMAILS, 45)
             held = got + list(waiting.result())
             assert await receiver.settle([(delivery, ACK) for delivery in held]) == [None] * 5
-        assert (await transport.stats(EMAILS)).depth == 45
-        assert (await transport.stats(EMAILS)).consumers == 0
+        await depth_is(transport, EMAILS, 45)
+
+        async def no_consumer() -> bool:
+            return (await transport.stats(EMAILS)).consumers == 0
+
+        await eventually(no_consumer, "the consumer is gone")
 
 
 async def test_stop_ends_a_waiting_receive(rabbitmq_vhost: str) -> None:
