@@ -36,10 +36,12 @@ class Harness(ABC):
     Attributes:
         name: of the transport and its broker, for the report.
         url: for checks that start processes of their own; None: the broker lives in this process.
+        patience: by how much longer than usual to wait for what should come.
     """
 
     name: str
     url: str | None = None
+    patience: float = 1.0
 
     async def start(self) -> None:
         """Prepare the broker, once for a run."""

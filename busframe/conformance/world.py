@@ -12,14 +12,16 @@ from typing import Any, Self
 from uuid import uuid4
 
 from busframe.bus import Bus
+from busframe.bus.dead_letters import DeadLetterRecord
 from busframe.conformance.check import Violation
 from busframe.conformance.harness import BrokerState, Harness
 from busframe.conformance.history import History
 from busframe.errors import PublishError, PublishOutcomeUnknown
+from busframe.handling.context import Context
 from busframe.logic.names import physical_name
 from busframe.model.capabilities import Capabilities
 from busframe.model.delivery import Delivery, Outgoing
-from busframe.model.destination import Address, DeadLetters, Queue, SourceAddress, Subscription, Topic
+from busframe.model.destination import Address, DeadLetters, Destination, Queue, SourceAddress, Subscription, Topic
 from busframe.model.entity import Entity
 from busframe.model.message import Message
 from busframe.model.settlement import ACK, Settlement
@@ -176,17 +178,34 @@ class World:
             if outcome is not None:
                 raise Violation(f"message {message.id} was not confirmed: {outcome!r}")
 
+    async def send(self, bus: Bus, to: Destination[Any], *bodies: object, **options: Any) -> list[Message]:
+        """Publish through a bus, one after the other, and write down that each was confirmed."""
+        sent = []
+        for body in bodies:
+            message = await bus.publish(to, body, **options)
+            self.history.tried.append(message.id)
+            self.history.confirmed.append(message.id)
+            if message.key is not None:
+                self.history.keys[message.id] = message.key
+            sent.append(message)
+        return sent
+
+    def handled(self, ctx: Context, by: str = "") -> None:
+        """Write down, in a handler, that it has handled its message."""
+        self.history.done(ctx.message.id, by or ctx.handler)
+
     async def take(
         self, receiver: Receiver, count: int, *, within_s: float = 10.0, consumer: str = ""
     ) -> list[Delivery]:
         """Receive exactly so many deliveries, unsettled."""
         taken: list[Delivery] = []
+        within_s *= self.harness.patience
         try:
             async with asyncio.timeout(within_s):
                 while len(taken) < count:
                     taken += await receiver.receive(count - len(taken))
         except TimeoutError:
-            raise Violation(f"{len(taken)} of {count} messages came within {within_s} s") from None
+            raise Violation(f"{len(taken)} of {count} messages came within {within_s:g} s") from None
         for delivery in taken:
             self.history.taken(delivery.message.id, consumer or str(id(receiver)))
         return taken
@@ -248,10 +267,24 @@ class World:
             raise Violation(f"{len(found)} dead letters of {source}, not {count}")
         return found
 
+    async def letters(self, bus: Bus, source: Queue[Any] | Subscription[Any], count: int) -> list[DeadLetterRecord]:
+        """The same through an open bus."""
+        found: list[DeadLetterRecord] = []
+
+        async def enough() -> bool:
+            found[:] = [record async for record in bus.dead_letters(source).list(limit=count + 10)]
+            return len(found) >= count
+
+        await self.until(enough, f"{count} dead letters of {source}")
+        if len(found) > count:
+            raise Violation(f"{len(found)} dead letters of {source}, not {count}")
+        return found
+
     # ------------------------------------------------------------------------------------------------ waiting
 
     async def until(self, true: Callable[[], Any], what: str, *, within_s: float = 15.0) -> None:
         """Wait for a condition (plain or async), and say what it was when it does not come."""
+        within_s *= self.harness.patience
         until = time.monotonic() + within_s
         while True:
             value = true()

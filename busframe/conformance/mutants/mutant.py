@@ -6,7 +6,7 @@ that they fail for the right reason.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from busframe.conformance.memory import MemoryHarness
 from busframe.memory import MemoryTransport
@@ -14,6 +14,12 @@ from busframe.model.delivery import Delivery
 from busframe.model.entity import Entity
 from busframe.model.settlement import Settlement
 from busframe.spi.transport import Host, Receiver, Transport
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+PATIENCE = 0.2
+"""Of mutants: what is broken never comes, so that waiting for it as long as for a slow broker is waste."""
 
 
 class MutantReceiver(Receiver):
@@ -68,6 +74,8 @@ class MutantTransport(MemoryTransport):
 class MutantHarness(MemoryHarness):
     """Makes mutated clients of a memory broker; what is native stays right."""
 
+    patience = PATIENCE
+
     def __init__(self, transport: type[MutantTransport], name: str) -> None:
         super().__init__()
         self.name = f"memory, mutated: {name}"
@@ -76,6 +84,29 @@ class MutantHarness(MemoryHarness):
     def transport(self, host: Host) -> Transport:
         """A mutated client."""
         return self._transport(host, self.broker)
+
+
+class PatchedHarness(MemoryHarness):
+    """A right memory broker under a core of which one attribute is replaced between ``start`` and ``stop``."""
+
+    patience = PATIENCE
+
+    def __init__(self, name: str, owner: Any, attribute: str, replacement: object) -> None:
+        super().__init__()
+        self.name = f"memory, under a mutated core: {name}"
+        self._patch = (owner, attribute, replacement)
+        self._kept: object = None
+
+    async def start(self) -> None:
+        """Break the core."""
+        owner, attribute, replacement = self._patch
+        self._kept = vars(owner)[attribute]
+        setattr(owner, attribute, replacement)
+
+    async def stop(self) -> None:
+        """Mend it."""
+        owner, attribute, _ = self._patch
+        setattr(owner, attribute, self._kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +125,7 @@ class Mutant:
     wrong: str
     caught_by: tuple[str, ...]
     says: str
-    harness: Callable[[], MutantHarness]
+    harness: Callable[[], MemoryHarness]
 
 
 MUTANTS: dict[str, Mutant] = {}
@@ -112,5 +143,19 @@ def mutant(wrong: str, *caught_by: str, says: str) -> Callable[[type[Any]], type
             kind.__name__, wrong, caught_by, says, lambda: MutantHarness(transport, kind.__name__)
         )
         return kind
+
+    return register
+
+
+def core_mutant(wrong: str, *caught_by: str, says: str, of: object, attribute: str) -> Callable[[F], F]:
+    """Register what stands for an attribute of the core (of a class or module) while the mutant runs.
+
+    For promises that the core keeps on top of every transport: no transport can break them.
+    """
+
+    def register(replacement: F) -> F:
+        name = replacement.__name__
+        MUTANTS[name] = Mutant(name, wrong, caught_by, says, lambda: PatchedHarness(name, of, attribute, replacement))
+        return replacement
 
     return register
