@@ -136,7 +136,7 @@ def _ranges(rules: Iterable[Any]) -> Iterator[str]:
 
 
 def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
+    value = None if field.is_required() else field.get_default(call_default_factory=True)
     if value is None or value == "" or value == {}:
         return ""
     if hasattr(value, "get_secret_value"):
