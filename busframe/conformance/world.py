@@ -220,11 +220,18 @@ class World:
             if settlement == ACK:
                 self.history.done(delivery.message.id, str(id(receiver)))
 
-    async def drain(self, receiver: Receiver, count: int, *, within_s: float = 20.0) -> list[Delivery]:
-        """Receive and acknowledge so many, and then see whether more come."""
+    async def drain(self, receiver: Receiver, count: int, *, within_s: float = 10.0) -> list[Delivery]:
+        """Receive and acknowledge so many, each not longer than that after the one before, and see that no more come."""
         deliveries: list[Delivery] = []
+        within_s *= self.harness.patience
         while len(deliveries) < count:
-            some = await self.take(receiver, 1, within_s=within_s)
+            try:
+                async with asyncio.timeout(within_s):
+                    some = await receiver.receive(count - len(deliveries))
+            except TimeoutError:
+                raise Violation(f"{len(deliveries)} of {count} messages came, and none for {within_s:g} s") from None
+            for delivery in some:
+                self.history.taken(delivery.message.id, str(id(receiver)))
             await self.settle(receiver, some)
             deliveries += some
         await self.nothing(receiver)
