@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -18,6 +19,7 @@ from busframe.handling.outlet import Outlet, PublishMiddleware
 from busframe.handling.plan import SourcePlan
 from busframe.handling.publisher import Publisher
 from busframe.handling.router import Router
+from busframe.handling.signature import read_signature
 from busframe.logic.retry import RetryPolicy
 from busframe.model.destination import Destination, Source
 from busframe.model.events import SourceChanged
@@ -87,6 +89,7 @@ class Bus(Router, Publisher):
         self._observers = tuple(observers)
         self._lifespan = lifespan
         self._clock = Clock()
+        self._stand_ins: Mapping[Callable[..., Any], Callable[..., Any]] = {}
         self._open: OpenBus | None = None
         self._users = 0
         self._worker: Worker | None = None
@@ -97,7 +100,13 @@ class Bus(Router, Publisher):
     @property
     def handlers(self) -> Sequence[Handler]:
         """All registered handlers, those of included routers as well."""
-        return tuple(self._handlers())
+        return tuple(map(self._replaced, self._handlers())) if self._stand_ins else tuple(self._handlers())
+
+    def _replaced(self, handler: Handler) -> Handler:
+        fn = self._stand_ins.get(handler.fn)
+        if fn is None:
+            return handler
+        return replace(handler, fn=fn, signature=read_signature(fn, handler.source, handler.only))
 
     def configuration(self) -> "Configuration":
         """The effective settings and where each was said. Reads files and the environment; connects nothing.
@@ -135,6 +144,25 @@ class Bus(Router, Publisher):
             self._publish_middleware,
             self._clock,
         )
+
+    @contextlib.contextmanager
+    def _standing_in(
+        self,
+        transport: Callable[[Host], Transport],
+        clock: Clock,
+        middleware: Middleware,
+        handlers: Mapping[Callable[..., Any], Callable[..., Any]],
+    ) -> Iterator[None]:
+        """For ``busframe.testing``: another transport and time, and other functions in the place of handlers."""
+        if self._open is not None:
+            raise ConfigurationError("the bus is open: leave it before a test runs it")
+        own = self._transport, self._clock, self._bus_middleware, self._stand_ins
+        self._transport, self._clock, self._stand_ins = transport, clock, handlers
+        self._bus_middleware = (middleware, *self._bus_middleware)
+        try:
+            yield
+        finally:
+            self._transport, self._clock, self._bus_middleware, self._stand_ins = own
 
     def __repr__(self) -> str:
         state = "open" if self._open is not None else "closed"

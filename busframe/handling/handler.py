@@ -55,6 +55,7 @@ class Handler:
         middleware: around it, outermost first.
         options: what it states about its source.
         where: the file and line where it is defined, for error texts.
+        only: the one of the source's types that it was registered for.
     """
 
     fn: Callable[..., Any]
@@ -66,6 +67,7 @@ class Handler:
     middleware: tuple[Middleware, ...] = ()
     options: SourceOptions = field(default_factory=SourceOptions)
     where: str = ""
+    only: type | None = None
 
 
 def is_source(value: object) -> bool:

@@ -99,6 +99,7 @@ class Router:
                     tuple(options.get("middleware", ())),
                     cast("SourceOptions", {key: options[key] for key in options if key in _SOURCE_OPTIONS}),
                     _where(fn),
+                    only,
                 )
             )
             return fn

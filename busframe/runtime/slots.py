@@ -97,9 +97,14 @@ class Slots:
             flight.lane = None
         return flights
 
+    @property
+    def startable(self) -> bool:
+        """Whether something is about to start."""
+        return bool(self.lanes.ready) and not self._blocked
+
     async def wait_quiet(self) -> None:
         """Wait until no handler runs, and nothing is about to start."""
-        while self.running or (self.lanes.ready and not self._blocked):
+        while self.running or self.startable:
             waiter = asyncio.get_running_loop().create_future()
             self._quiet.append(waiter)
             await waiter

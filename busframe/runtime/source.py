@@ -112,6 +112,11 @@ class SourceRunner:
         return self.credit.in_flight - len(self._settler.parked)
 
     @property
+    def busy(self) -> bool:
+        """Whether a handler runs or is about to start, or something is being settled: not what only waits."""
+        return bool(self._slots.running or self._slots.startable or self._settler.pending > len(self._settler.parked))
+
+    @property
     def last_active(self) -> float:
         """When something was last received or settled, on the loop's clock."""
         return max(self._receiving.last_active, self._last_settled)
