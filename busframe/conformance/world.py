@@ -221,7 +221,7 @@ class World:
                 self.history.done(delivery.message.id, str(id(receiver)))
 
     async def drain(self, receiver: Receiver, count: int, *, within_s: float = 10.0) -> list[Delivery]:
-        """Receive and acknowledge so many, each not longer than that after the one before, and see that no more come."""
+        """Receive and acknowledge so many, with no longer pause than that, and see that no more come."""
         deliveries: list[Delivery] = []
         within_s *= self.harness.patience
         while len(deliveries) < count:

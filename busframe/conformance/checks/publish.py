@@ -1,11 +1,13 @@
 """A: what is published is received."""
 
 import asyncio
+from collections.abc import Sequence
 
 from busframe.conformance.check import Violation, check
 from busframe.conformance.world import World, failed_as
 from busframe.errors import DestinationNotFound, InvalidName
-from busframe.model.destination import Address, Queue, SourceAddress, Topic
+from busframe.model.destination import Address, Queue, SourceAddress, Subscription, Topic
+from busframe.model.message import Message
 from busframe.model.settlement import RELEASE
 
 
@@ -23,6 +25,20 @@ async def round_trip(world: World) -> None:
     for field in ("body", "id", "headers", "content_type", "type"):
         if getattr(got, field) != getattr(sent, field):
             raise Violation(f"{field} was {getattr(sent, field)!r} and arrived as {getattr(got, field)!r}")
+
+
+@check("A2", "all of 100 arrive, published before the consumer starts on an existing subscription, or after")
+async def before_and_after(world: World) -> None:
+    """A subscription collects from its declaration on, and goes on when it is consumed."""
+    subscription = world.topic().subscription("s")
+    transport = await world.open_client()
+    await world.declare(transport, subscription)
+    await world.publish(transport, subscription.topic, *(world.message(b"%d" % n) for n in range(100)))
+    receiver = await world.receiver(transport, subscription, prefetch=50)
+    await world.drain(receiver, 100)
+    await world.publish(transport, subscription.topic, *(world.message(b"%d" % n) for n in range(100)))
+    await world.drain(receiver, 100)
+    world.balanced()
 
 
 @check("A4", "a publish to what does not exist raises DestinationNotFound, and the client goes on")
@@ -66,6 +82,30 @@ async def same_id_again(world: World) -> None:
         got = {delivery.message.id: delivery.message.body for delivery in deliveries}
         if got != {message.id: message.body for message in sent}:
             raise Violation(f"ids and bodies were {got}")
+
+
+@check("A6", "20 destinations, 100 messages each, at once on one client: each gets its own and no other")
+async def no_leaks(world: World) -> None:
+    """Queues and topics side by side."""
+    sources: list[SourceAddress] = [world.queue() for _ in range(16)]
+    sources += [world.topic().subscription("s") for _ in range(4)]
+    transport = await world.open_client()
+    await world.declare(transport, *sources)
+    receivers = [await world.receiver(transport, source, prefetch=100) for source in sources]
+    own = [[world.message(b"%d %d" % (place, n)) for n in range(100)] for place in range(20)]
+
+    async def publish(source: SourceAddress, messages: Sequence[Message]) -> None:
+        to: Address = source.topic if isinstance(source, Subscription) else source
+        for start in range(0, 100, 20):
+            await world.publish(transport, to, *messages[start : start + 20])
+
+    await asyncio.gather(*map(publish, sources, own))
+    read = await asyncio.gather(*(world.drain(receiver, 100) for receiver in receivers))
+    for source, messages, deliveries in zip(sources, own, read, strict=True):
+        foreign = {delivery.message.id for delivery in deliveries} - {message.id for message in messages}
+        if foreign:
+            raise Violation(f"{len(foreign)} messages of other destinations came out of {source}")
+    world.balanced()
 
 
 @check("A7", "names that every broker takes work; any other is InvalidName, on every transport")

@@ -1,5 +1,6 @@
 """What can be wrong with A."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
@@ -18,6 +19,23 @@ class ForgetsContentType(MutantReceiver):
             replace(delivery, message=replace(delivery.message, content_type=None))
             for delivery in await self.inner.receive(limit)
         ]
+
+
+@mutant("of a hundred messages one is lost at publish", "A2", says="99 of 100 messages came")
+class LosesOneInAHundred(MutantTransport):
+    """Confirms it all the same."""
+
+    _published = 0
+
+    async def publish(self, outgoing: Sequence[Outgoing], *, timeout_s: float) -> Sequence[Exception | None]:
+        """Every hundredth one is not stored."""
+        kept = []
+        for out in outgoing:
+            self._published += 1
+            if self._published % 100:
+                kept.append(out)
+        outcomes = iter(await super().publish(kept, timeout_s=timeout_s))
+        return [next(outcomes) if out in kept else None for out in outgoing]
 
 
 @mutant("a publish to nowhere is confirmed", "A4", says="DestinationNotFound was expected, not None")
@@ -57,3 +75,18 @@ class FoldsNames(MutantTransport):
             ],
             timeout_s=timeout_s,
         )
+
+
+@mutant(
+    "a publish that is under way takes the destination of one beside it",
+    "A6",
+    says="of other destinations came|unexpected message",
+)
+class MixesDestinations(MutantTransport):
+    """As a client that keeps where to in itself, and waits before it sends."""
+
+    async def publish(self, outgoing: Sequence[Outgoing], *, timeout_s: float) -> Sequence[Exception | None]:
+        """All to where the last call says."""
+        self._to = outgoing[0].to
+        await asyncio.sleep(0)
+        return await super().publish([replace(out, to=self._to) for out in outgoing], timeout_s=timeout_s)
