@@ -240,7 +240,7 @@ class Bus(Router, Publisher):
         if self._worker is None:
             return Health(connection != "down", problems=problems)
         health = self._worker.health()
-        return Health(health.ready, health.sources, [*problems, *health.problems])
+        return Health(health.ready and connection != "down", health.sources, [*problems, *health.problems])
 
     def statistics(self) -> Mapping[str, Mapping[str, int]]:
         """What each source of the last worker did, by its text form; readable after the worker ended."""
