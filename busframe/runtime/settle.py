@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import WeakSet
 
-from busframe.errors import ClosedError, MessageTooLarge, SettlementLost, TransportError
+from busframe.errors import ClosedError, DestinationNotFound, MessageTooLarge, SettlementLost, TransportError
 from busframe.logic.dead_letter import shrink
 from busframe.model.settlement import DeadLetter, Nack
 from busframe.runtime.backoff import Backoff, is_cancelled
@@ -28,12 +28,20 @@ class Settler:
         address: of the source, for logs.
         host: sleep and random.
         settled: called once for each flight that the broker has, or has taken back (then with ``SettlementLost``).
+        redeclare: makes the source and its dead letters exist again.
     """
 
-    def __init__(self, address: str, host: Host, settled: Callable[[Flight, SettlementLost | None], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        host: Host,
+        settled: Callable[[Flight, SettlementLost | None], None],
+        redeclare: Callable[[], Awaitable[None]],
+    ) -> None:
         self._address = address
         self._host = host
         self._settled = settled
+        self._redeclare = redeclare
         self._finished: list[Flight] = []
         self._wake: asyncio.Future[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()
@@ -154,12 +162,17 @@ class Settler:
                 "%s: settling failed and is tried again: %s", self._address, error, extra={"source": self._address}
             )
         flight.tries += 1
-        self._aside(self._again(flight))
+        self._aside(self._again(flight, isinstance(error, DestinationNotFound)))
 
-    async def _again(self, flight: Flight) -> None:
+    async def _again(self, flight: Flight, missing: bool) -> None:
         backoff = Backoff(self._host.sleep, self._host.random)
         backoff.failures = flight.tries - 1
         await backoff.wait()
+        if missing:
+            try:
+                await self._redeclare()
+            except Exception as error:  # the next try says it again
+                logger.debug("%s: declaring it again failed: %r", self._address, error)
         await self._settle(flight.receiver, (flight,))
 
     async def wait_empty(self) -> None:

@@ -16,7 +16,7 @@ from busframe.runtime.handle import Again, Handling, InLane, Pause
 FAIR_SHARE_S = 0.01
 AT_ONCE = Again(0.0)
 
-Reason: TypeAlias = Literal["draining", "isolating", "paused"]
+Reason: TypeAlias = Literal["draining", "isolating", "paused", "paused by hand"]
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
@@ -48,6 +48,7 @@ class Slots:
         self._pause = pause
         self._hand_back = hand_back
         self._blocked: set[Reason] = set()
+        self._retiring = 0
         self._idle: deque[asyncio.Future[None]] = deque()
         self._quiet: list[asyncio.Future[None]] = []
         self._waiting: dict[Flight, asyncio.Task[None]] = {}
@@ -111,13 +112,26 @@ class Slots:
 
     # ------------------------------------------------------------------------------------------------ running
 
+    def retire(self, count: int) -> None:
+        """Let so many slots end, each when its handler has finished."""
+        self._retiring += count
+        while count and self._idle:
+            waiter = self._idle.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                count -= 1
+
     async def run(self) -> None:
-        """One slot. If cancelled: its handler is cancelled, and its delivery left unsettled."""
+        """One slot, until it is retired. If cancelled: its handler is cancelled, and its delivery left unsettled."""
         take = self.lanes.take
         loop = asyncio.get_running_loop()
         cancelling = current.cancelling if (current := asyncio.current_task()) is not None else int
         until = loop.time() + FAIR_SHARE_S
         while True:
+            if self._retiring:
+                self._retiring -= 1
+                self.wake()  # what it was woken for may be for another one
+                return
             taken = None if self._blocked else take()
             if taken is None:
                 waiter = loop.create_future()

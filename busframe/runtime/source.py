@@ -15,6 +15,7 @@ from busframe.handling.plan import SourcePlan
 from busframe.logic.attempts import Verdict, judge_deliveries
 from busframe.logic.credit import Credit
 from busframe.logic.lifecycle import SourceEvent, SourceState, advance
+from busframe.model.destination import Subscription
 from busframe.model.entity import Entity
 from busframe.model.settlement import RELEASE, Nack
 from busframe.runtime.backoff import Backoff
@@ -61,6 +62,7 @@ class SourceRunner:
         self.address = plan.source.address
         self.state: SourceState = "starting"
         self.counters = handling.counters
+        self.concurrency = plan.concurrency
         self.credit = Credit(plan.prefetch, start=1)
         self._host = host
         self._handling = handling
@@ -73,11 +75,12 @@ class SourceRunner:
         self._draining = False
         self._hurried = False
         self._limit: asyncio.Timeout | None = None
+        self._by_hand = False
         self._paused_until = 0.0
         self._pause_task: asyncio.Task[None] | None = None
         self._time = asyncio.get_running_loop().time
         self._last_settled = self._time()
-        self._settler = Settler(self.address, host, self._on_settled)
+        self._settler = Settler(self.address, host, self._on_settled, lambda: redeclare(entity))
         # What an at-most-once source receives is settled already.
         handling.finish = (lambda flight: self._on_settled(flight, None)) if self._before else self._settler.put
         self._slots = Slots(handling, host.sleep, self._spawn, self._pause, self._end_in_drain)
@@ -164,7 +167,7 @@ class SourceRunner:
                 raise
             self._advance("lost", error)
         self._keep_running(self._settler.run, SETTLE)
-        for number in range(self.plan.concurrency):
+        for number in range(self.concurrency):
             self._keep_running(self._slots.run, f"slot {number}")
         self._keep_running(self._receiving.run, RECEIVE)
 
@@ -178,7 +181,8 @@ class SourceRunner:
         """Run a part of the worker until the worker itself ends it, and not a cancellation by anything else."""
 
         def ended(task: asyncio.Task[None]) -> None:
-            if not self._handling.ending and not (name == RECEIVE and self._draining):
+            stopped = self._handling.ending or (name == RECEIVE and (self._draining or self._by_hand))
+            if task.cancelled() and not stopped:
                 self._keep_running(work, name)
 
         self._parts[name] = self._spawn(self._supervised(work), name)
@@ -189,6 +193,7 @@ class SourceRunner:
         while True:
             try:
                 await work()
+                return
             except Exception as error:
                 log_failure(self.address, "a part of the worker failed and is begun again", error)
                 await backoff.wait()
@@ -271,8 +276,64 @@ class SourceRunner:
             await self._host.sleep(wait_s)
         self._pause_task = None
         self._receiving.resumed.set()
-        self._advance("resumed")
+        if not self._by_hand:
+            self._advance("resumed")
         self._slots.unblock("paused")
+
+    async def pause(self) -> None:
+        """Fetch nothing and start nothing until ``resume``. Returns when what runs has finished and is settled.
+
+        What nobody started goes back, for other workers. If cancelled: the source stays paused.
+        """
+        if self._draining:
+            return
+        if not self._by_hand:
+            self._by_hand = True
+            self._slots.block("paused by hand")
+            self._advance("paused")
+            await _cancel(self._parts.get(RECEIVE))
+            if not self._keeps_receiver:
+                await self._receiving.stop()
+            if not self._before:  # what an at-most-once source has received waits for its end here
+                for flight in self._slots.withdraw(waiting=True):
+                    if self.plan.ordering == "key":
+                        self._on_settled(flight, None)  # it goes back when the receiver closes
+                    else:
+                        self._hand_back(flight)
+        await self._slots.wait_quiet()
+        await self._settler.wait_empty()
+        if not self._keeps_receiver:
+            await self._receiving.close()
+
+    @property
+    def _keeps_receiver(self) -> bool:
+        # A temporary subscription would go with its receiver.
+        return isinstance(self.plan.source, Subscription) and self.plan.source.temporary
+
+    async def resume(self) -> None:
+        """Go on after ``pause``."""
+        if not self._by_hand or self._draining:
+            return
+        self._by_hand = False
+        self._slots.unblock("paused by hand")
+        if self._pause_task is None:
+            self._advance("resumed")
+        self._keep_running(self._receiving.run, RECEIVE)
+
+    def set_concurrency(self, concurrency: int) -> None:
+        """Run so many handlers at once from now on; what runs goes on.
+
+        The prefetch stays, unless it is smaller.
+        """
+        before, self.concurrency = self.concurrency, concurrency
+        for number in range(before, concurrency):
+            self._keep_running(self._slots.run, f"slot {number}")
+        if concurrency < before:
+            self._slots.retire(before - concurrency)
+        if self._handling.threads is not None:
+            self._handling.threads.resize(concurrency)
+        self.credit.resize(max(self.plan.prefetch, concurrency))
+        self._receiving.credit_is_free()
 
     # ------------------------------------------------------------------------------------------------ drain
 

@@ -14,7 +14,8 @@ class Threads:
     """A pool of one source's threads: as many as handlers may run at once. Context variables are carried over."""
 
     def __init__(self, size: int, name: str) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=size, thread_name_prefix=f"busframe-{name}")
+        self._name = f"busframe-{name}"
+        self._pool = ThreadPoolExecutor(max_workers=size, thread_name_prefix=self._name)
         self.overdue: dict[object, str] = {}
         """The handlers that outlived their time-out and still run: a thread cannot be stopped from outside."""
         self.running = 0
@@ -62,6 +63,11 @@ class Threads:
         self.overdue.pop(work, None)
         if not work.cancelled():
             work.exception()  # of one that nobody waits for any more: seen, so that asyncio does not complain
+
+    def resize(self, size: int) -> None:
+        """Another number of threads for what begins from now on; what runs goes on in its thread."""
+        before, self._pool = self._pool, ThreadPoolExecutor(max_workers=size, thread_name_prefix=self._name)
+        before.shutdown(wait=False)
 
     def close(self) -> None:
         """Take no more; threads that still run are not waited for."""

@@ -72,6 +72,47 @@ class Worker:
                 return
             await asyncio.sleep(max(0.005, min(0.05, idle_s) if busy else idle_s - quiet_s))
 
+    async def pause(self, source: Source[Any]) -> None:
+        """Stop handling a source, and let others handle it. Returns when what runs here has finished and is settled.
+
+        Subscriptions keep collecting; health says ``paused``, which is ready.
+
+        Raises:
+            ConfigurationError: this worker does not run the source.
+
+        If cancelled: the source stays paused.
+        """
+        await self._runner(source).pause()
+
+    async def resume(self, source: Source[Any]) -> None:
+        """Go on handling a paused source.
+
+        Raises:
+            ConfigurationError: this worker does not run the source.
+        """
+        await self._runner(source).resume()
+
+    async def set_concurrency(self, source: Source[Any], concurrency: int) -> None:
+        """Run so many handlers of a source at once from now on; those that run go on.
+
+        Args:
+            source: which.
+            concurrency: 1 or more.
+
+        Raises:
+            ConfigurationError: this worker does not run the source, or the number is less than 1.
+        """
+        if concurrency < 1:
+            raise ConfigurationError(f"concurrency must be 1 or more, not {concurrency}")
+        self._runner(source).set_concurrency(concurrency)
+
+    def _runner(self, source: Source[Any]) -> SourceRunner:
+        for runner in self._runners:
+            if runner.plan.source == source:
+                return runner
+        known = ", ".join(runner.address for runner in self._runners) or "nothing"
+        raise ConfigurationError(f"this worker does not run {source}: it runs {known}")
+
     def health(self) -> Health:
         """How its sources are. Never raises."""
         states = {runner.address: runner.state for runner in self._runners}

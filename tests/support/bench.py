@@ -70,8 +70,8 @@ class Bench:
 
 
 def now() -> float:
-    """Virtual seconds since the test began."""
-    return asyncio.get_running_loop().time()
+    """Virtual seconds since the test began, to the microsecond."""
+    return round(asyncio.get_running_loop().time(), 6)
 
 
 async def until(condition: Callable[[], object], what: str = "", deadline_s: float = DEADLINE_S) -> None:
