@@ -153,6 +153,8 @@ def main() -> int:
     parser.add_argument("--url", help="the broker, such as amqp://localhost; default: in memory")
     parser.add_argument("--orders", type=int, default=30, metavar="N", help="how many (default: %(default)s)")
     arguments = parser.parse_args()
+    if arguments.orders < 0:
+        parser.error("--orders: 0 or more")
     os.environ.setdefault("BUSFRAME_CONFIG", str(Path(__file__).with_name("busframe.toml")))
     bus.override({"url": arguments.url})
     logging.basicConfig(level=logging.ERROR)  # a dead letter is a warning, and this story has some on purpose
@@ -160,7 +162,9 @@ def main() -> int:
         return 0 if asyncio.run(demonstrate(arguments.orders)) else 1
     except BusframeError as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 1
+    except KeyboardInterrupt:  # what was being handled has been finished
+        print("Stopped.", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

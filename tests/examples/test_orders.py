@@ -130,6 +130,25 @@ def test_a_broker_that_is_not_there_is_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_ctrl_c_ends_it_in_order() -> None:
+    """Whoever has seen enough gets one line, and no traceback."""
+    running = subprocess.Popen(
+        [sys.executable, "main.py", "--orders", "5000"],
+        cwd=FOLDER,
+        env=without_settings(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "dead letter" in line:
+            break
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=30)
+    assert (running.returncode, errors) == (1, "Stopped.\n")
+
+
 def test_it_runs_as_two_processes(rabbitmq_vhost: str) -> None:
     """The commands of the README find the application through busframe.toml; what one publishes the other handles."""
     (worker_command, _), (publish_command, _) = blocks(FOLDER / "README.md")[-1].commands
