@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,15 +16,16 @@ from busframe.bus.dead_letters import DeadLetterRecord
 from busframe.conformance.check import Violation
 from busframe.conformance.harness import BrokerState, Harness
 from busframe.conformance.history import History
-from busframe.errors import PublishError, PublishOutcomeUnknown
+from busframe.errors import BusframeError, PublishError, PublishOutcomeUnknown
 from busframe.handling.context import Context
 from busframe.logic.names import physical_name
 from busframe.model.capabilities import Capabilities
 from busframe.model.delivery import Delivery, Outgoing
 from busframe.model.destination import Address, DeadLetters, Destination, Queue, SourceAddress, Subscription, Topic
 from busframe.model.entity import Entity
+from busframe.model.events import Failed, Handled
 from busframe.model.message import Message
-from busframe.model.settlement import ACK, Settlement
+from busframe.model.settlement import ACK, DeadLetter, Settlement
 from busframe.spi.transport import Host, Receiver, Transport
 
 QUIET_S = 0.25
@@ -113,7 +114,19 @@ class World:
     def bus(self, **arguments: Any) -> Bus:
         """A bus on this broker, not open. Its names have the kit's prefix, and its time-outs are short."""
         config = {"prefix": PREFIX, "drain_timeout_s": 10, "connect_timeout_s": 10} | dict(arguments.pop("config", {}))
-        return Bus(transport=self.harness.transport, config=config, **arguments)
+        return Bus(transport=arguments.pop("transport", self.harness.transport), config=config, **arguments)
+
+    async def refused(self, bus: Bus, *kinds: type[BusframeError]) -> BusframeError:
+        """Demand that a bus does not open, for a reason of such a class, and tell it."""
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        try:
+            async with bus:
+                pass
+        except kinds as error:
+            return error
+        except Exception as error:
+            raise Violation(f"{expected} was expected when the bus opens, not {error!r}") from error
+        raise Violation(f"{expected} was expected when the bus opens, and it opened")
 
     async def declare(self, transport: Transport, *wanted: Address | Entity) -> None:
         """Make sources and topics exist, each source with its dead letters, as the core does."""
@@ -212,9 +225,10 @@ class World:
 
     async def settle(self, receiver: Receiver, deliveries: Sequence[Delivery], settlement: Settlement = ACK) -> None:
         """Settle deliveries alike, and demand that the broker has it."""
+        for delivery in deliveries:  # before: another consumer may have it before the broker's answer is here
+            self.history.let_go(delivery.message.id, str(id(receiver)))
         outcomes = await receiver.settle([(delivery, settlement) for delivery in deliveries])
         for delivery, outcome in zip(deliveries, outcomes, strict=True):
-            self.history.let_go(delivery.message.id, str(id(receiver)))
             if outcome is not None:
                 raise Violation(f"message {delivery.message.id} was not settled: {outcome!r}")
             if settlement == ACK:
@@ -245,6 +259,61 @@ class World:
         except TimeoutError:
             return
         raise Violation(f"unexpected message {extra[0].message.id}: {extra[0].message.body[:60]!r}")
+
+    async def rest(self, receiver: Receiver, *, quiet_s: float = QUIET_S) -> list[Delivery]:
+        """Receive and acknowledge whatever comes, until nothing comes for a quiet period."""
+        deliveries: list[Delivery] = []
+        while True:
+            try:
+                async with asyncio.timeout(quiet_s):
+                    some = await receiver.receive(10)
+            except TimeoutError:
+                return deliveries
+            await self.settle(receiver, some)
+            deliveries += some
+
+    async def close(self, receiver: Receiver) -> None:
+        """End a receiver with all that it holds."""
+        self.history.gone(str(id(receiver)))
+        await receiver.close()
+
+    @asynccontextmanager
+    async def consuming(
+        self,
+        receiver: Receiver,
+        *,
+        limit: int = 1,
+        work: Callable[[Delivery], Awaitable[Settlement]] | None = None,
+    ) -> AsyncIterator[list[Delivery]]:
+        """Beside the block: receive, work and settle, one after the other, as the simplest worker does.
+
+        Args:
+            receiver: where from.
+            limit: the most to receive at once.
+            work: says what becomes of each; None: an acknowledgement.
+
+        Yields:
+            What it has settled so far.
+        """
+        settled: list[Delivery] = []
+
+        async def run() -> None:
+            while True:
+                deliveries = await receiver.receive(limit)
+                for delivery in deliveries:
+                    self.history.taken(delivery.message.id, str(id(receiver)))
+                for delivery in deliveries:
+                    await self.settle(receiver, [delivery], ACK if work is None else await work(delivery))
+                    settled.append(delivery)
+
+        task = asyncio.create_task(run())
+        try:
+            yield settled
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
 
     # ------------------------------------------------------------------------------------------------ native
 
@@ -310,6 +379,15 @@ class World:
     def account(self) -> str:
         """What the history says, for a failure's text."""
         return "; ".join(self.history.account()) or "the history adds up so far"
+
+
+def ended(events: Sequence[object]) -> list[Handled | Failed]:
+    """Those of a bus's events (``observers=[events.append]``) that end a message: handled, or given up."""
+    return [
+        event
+        for event in events
+        if isinstance(event, Handled) or (isinstance(event, Failed) and isinstance(event.settlement, DeadLetter))
+    ]
 
 
 def failed_as(outcome: Exception | None, kind: type[PublishError] | type[Exception]) -> None:
