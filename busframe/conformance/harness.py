@@ -37,11 +37,16 @@ class Harness(ABC):
         name: of the transport and its broker, for the report.
         url: for checks that start processes of their own; None: the broker lives in this process.
         patience: by how much longer than usual to wait for what should come.
+        lock_s: after how long a broker takes an unsettled delivery back of which its consumer says nothing; None: it
+            goes by the connection alone.
+        late_acks: the broker takes an acknowledgement also from who has lost the delivery.
     """
 
     name: str
     url: str | None = None
     patience: float = 1.0
+    lock_s: float | None = None
+    late_acks: bool = False
 
     async def start(self) -> None:
         """Prepare the broker, once for a run."""

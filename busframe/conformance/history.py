@@ -34,6 +34,11 @@ class History:
         """A consumer does not hold it any more: it settled it, or lost it."""
         self._held[message].discard(consumer)
 
+    def gone(self, consumer: str) -> None:
+        """A consumer holds nothing any more: it ended, or lost its connection."""
+        for holders in self._held.values():
+            holders.discard(consumer)
+
     def done(self, message: str, consumer: str) -> None:
         """A consumer has handled a message."""
         self.handled.append((message, consumer))

@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -276,44 +276,6 @@ class World:
         """End a receiver with all that it holds."""
         self.history.gone(str(id(receiver)))
         await receiver.close()
-
-    @asynccontextmanager
-    async def consuming(
-        self,
-        receiver: Receiver,
-        *,
-        limit: int = 1,
-        work: Callable[[Delivery], Awaitable[Settlement]] | None = None,
-    ) -> AsyncIterator[list[Delivery]]:
-        """Beside the block: receive, work and settle, one after the other, as the simplest worker does.
-
-        Args:
-            receiver: where from.
-            limit: the most to receive at once.
-            work: says what becomes of each; None: an acknowledgement.
-
-        Yields:
-            What it has settled so far.
-        """
-        settled: list[Delivery] = []
-
-        async def run() -> None:
-            while True:
-                deliveries = await receiver.receive(limit)
-                for delivery in deliveries:
-                    self.history.taken(delivery.message.id, str(id(receiver)))
-                for delivery in deliveries:
-                    await self.settle(receiver, [delivery], ACK if work is None else await work(delivery))
-                    settled.append(delivery)
-
-        task = asyncio.create_task(run())
-        try:
-            yield settled
-        finally:
-            task.cancel()
-            await asyncio.wait((task,))
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
 
     # ------------------------------------------------------------------------------------------------ native
 

@@ -4,15 +4,14 @@ A check that no mutant fails is no check. Each mutant names the checks that must
 that they fail for the right reason.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from busframe.conformance.memory import MemoryHarness
+from busframe.conformance.wrapped import WrappedReceiver
 from busframe.memory import MemoryTransport
-from busframe.model.delivery import Delivery
 from busframe.model.entity import Entity
-from busframe.model.settlement import Settlement
 from busframe.spi.transport import Host, Receiver, Transport
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -22,42 +21,13 @@ PATIENCE = 0.2
 """Of mutants: what is broken never comes, so that waiting for it as long as for a slow broker is waste."""
 
 
-class MutantReceiver(Receiver):
+class MutantReceiver(WrappedReceiver):
     """A receiver that does what another one does; a mutant changes one method."""
 
     def __init__(self, transport: "MutantTransport", inner: Receiver, entity: Entity) -> None:
+        super().__init__(inner)
         self.transport = transport
-        self.inner = inner
         self.entity = entity
-
-    @property
-    def where(self) -> Any:  # type: ignore[override]
-        """The stored filter."""
-        return self.inner.where
-
-    async def open(self) -> None:
-        """As the other one."""
-        await self.inner.open()
-
-    async def receive(self, limit: int) -> Sequence[Delivery]:
-        """As the other one."""
-        return await self.inner.receive(limit)
-
-    async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
-        """As the other one."""
-        return await self.inner.settle(settled)
-
-    async def stop(self) -> None:
-        """As the other one."""
-        await self.inner.stop()
-
-    async def close(self) -> None:
-        """As the other one."""
-        await self.inner.close()
-
-    async def resize(self, prefetch: int) -> None:
-        """As the other one."""
-        await self.inner.resize(prefetch)
 
 
 class MutantTransport(MemoryTransport):

@@ -1,0 +1,50 @@
+"""Consuming beside a check: the simplest worker on the driver interface."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from busframe.conformance.world import World
+from busframe.model.delivery import Delivery
+from busframe.model.settlement import ACK, Settlement
+from busframe.spi.transport import Receiver
+
+
+@asynccontextmanager
+async def consuming(
+    world: World,
+    receiver: Receiver,
+    *,
+    limit: int = 1,
+    work: Callable[[Delivery], Awaitable[Settlement]] | None = None,
+) -> AsyncIterator[list[Delivery]]:
+    """Receive, work and settle beside the block, one after the other; all of it goes into the history.
+
+    Args:
+        world: of the check.
+        receiver: where from.
+        limit: the most to receive at once.
+        work: says what becomes of each; None: an acknowledgement.
+
+    Yields:
+        What is settled so far.
+    """
+    settled: list[Delivery] = []
+
+    async def run() -> None:
+        while True:
+            deliveries = await receiver.receive(limit)
+            for delivery in deliveries:
+                world.history.taken(delivery.message.id, str(id(receiver)))
+            for delivery in deliveries:
+                await world.settle(receiver, [delivery], ACK if work is None else await work(delivery))
+                settled.append(delivery)
+
+    task = asyncio.create_task(run())
+    try:
+        yield settled
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error  # it is the reason of whatever the block found missing
