@@ -1,5 +1,13 @@
 """The checks, a file for each letter of the specification. Importing this registers all of them."""
 
-from busframe.conformance.checks import publish
+from busframe.conformance.checks import (
+    delays,
+    publish,
+    retries,
+)
 
-__all__ = ["publish"]
+__all__ = [
+    "delays",
+    "publish",
+    "retries",
+]

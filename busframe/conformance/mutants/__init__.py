@@ -1,6 +1,19 @@
 """Mutants of the memory transport, a file for each file of checks. Importing this registers all of them."""
 
-from busframe.conformance.mutants import publish
+from busframe.conformance.mutants import (
+    delays,
+    publish,
+    retries,
+)
 from busframe.conformance.mutants.mutant import MUTANTS, Mutant, MutantReceiver, MutantTransport, mutant
 
-__all__ = ["MUTANTS", "Mutant", "MutantReceiver", "MutantTransport", "mutant", "publish"]
+__all__ = [
+    "MUTANTS",
+    "Mutant",
+    "MutantReceiver",
+    "MutantTransport",
+    "mutant",
+    "publish",
+    "delays",
+    "retries",
+]
