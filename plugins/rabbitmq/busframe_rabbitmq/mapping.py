@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from busframe.errors import InvalidHeader
 from busframe.logic import wire
 from busframe.logic.dead_letter import broker_made, read_dead_letter
-from busframe.model.message import NO_HEADERS, Headers, Message
+from busframe.model.message import NO_HEADERS, FrozenHeaders, Headers, Message
 
 # The flags of AMQP 0-9-1's basic properties, in the order in which their values follow.
 CONTENT_TYPE, HEADERS, DELIVERY_MODE, CORRELATION_ID = 1 << 15, 1 << 13, 1 << 12, 1 << 10
@@ -157,7 +157,7 @@ def decode(properties: Properties, body: bytes, redelivered: bool = False) -> tu
             _text(message_id) or _stable_id(properties, body, own),
             _text(properties.type),
             _text(properties.content_type),
-            own or NO_HEADERS,
+            FrozenHeaders(own) if own else NO_HEADERS,  # a handler that changed them would change the retry's copy
             fields.get(_KEY),
             _text(properties.correlation_id),
             _text(properties.reply_to),

@@ -103,6 +103,13 @@ def test_a_foreign_message_has_defaults() -> None:
     assert other.id != message.id
 
 
+def test_received_headers_cannot_be_changed() -> None:
+    """A handler that did would change what its retry and its dead letter are copied from."""
+    message, _, _ = decode(pika.BasicProperties(headers={"tenant": "a"}), b"")
+    with pytest.raises(TypeError):
+        message.headers["tenant"] = "b"  # type: ignore[index]
+
+
 def test_whole_seconds_stand_for_a_missing_exact_time() -> None:
     """A foreign program's timestamp is the time of publishing; milliseconds, which overflow, are none."""
     message, _, _ = decode(of_pika(b"".join(pika.BasicProperties(timestamp=1_700_000_000).encode())), b"")
