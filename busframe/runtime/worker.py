@@ -4,8 +4,11 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from busframe.errors import ConfigurationError
 from busframe.logic.lifecycle import READY, SourceState
+from busframe.model.destination import Source
 from busframe.runtime.source import SourceRunner
 from busframe.spi.transport import Host
 
@@ -57,17 +60,20 @@ class Worker:
                 raise result
 
     async def wait_idle(self, idle_s: float = 1.0) -> None:
-        """Wait until nothing is in flight and nothing was received for so many seconds.
+        """Wait until nothing is in flight and nothing was received for so many seconds, at least from now on.
 
-        A message that the broker holds back for a later retry is not in flight: wait longer than your delays.
+        So what was published before the call is not overlooked because the worker had long been idle. A message that
+        the broker holds back for a later retry is not in flight: wait longer than your delays.
 
         Args:
             idle_s: how long nothing may happen, in seconds.
         """
+        time = asyncio.get_running_loop().time
+        called = time()
         while True:
-            last = max((runner.last_active for runner in self._runners), default=0.0)
+            last = max((runner.last_active for runner in self._runners), default=called)
             busy = any(runner.in_flight for runner in self._runners)
-            quiet_s = asyncio.get_running_loop().time() - last
+            quiet_s = time() - max(last, called)
             if not busy and quiet_s >= idle_s:
                 return
             await asyncio.sleep(max(0.005, min(0.05, idle_s) if busy else idle_s - quiet_s))
