@@ -67,7 +67,7 @@ class Settings(BaseSettings):
         topology: make what is missing on the broker; only compare; or neither.
         drain_timeout_s: how long handlers may finish when the worker ends, in seconds.
         connect_timeout_s: how long to try to reach the broker at start, in seconds; 0: once, inf: for ever.
-        max_deliveries: a message that was delivered more often without a recorded failure is a crash loop.
+        max_deliveries: a message that was delivered more often without a recorded failure is a crash loop; 3 to 90.
         max_lane_delay_s: the longest a retry may hold its key with ``ordering="key"``, in seconds.
         transports: options of each plugin, by its name.
         destinations: options of each queue and topic, by its name and the plugin's.
@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     topology: Literal["create", "verify", "assume"] = "create"
     drain_timeout_s: float = Field(default=30.0, ge=0)
     connect_timeout_s: float = Field(default=30.0, ge=0)
-    max_deliveries: int = Field(default=20, ge=1)
+    max_deliveries: int = Field(default=20, ge=3, le=90)  # below the limits that transports set on the broker
     max_lane_delay_s: Seconds = 300.0
     transports: dict[str, dict[str, Any]] = {}
     destinations: dict[str, dict[str, dict[str, Any]]] = {}

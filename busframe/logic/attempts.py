@@ -50,11 +50,13 @@ def judge_deliveries(deliveries: int, max_deliveries: int, *, max_attempts: int,
 
     Args:
         deliveries: the broker's count since the copy was stored or its last failure recorded.
-        max_deliveries: the setting; raised to ``max_attempts`` + 10.
+        max_deliveries: the setting. Where attempts are deliveries it is at least ``max_attempts`` + 10; elsewhere a
+            failed attempt begins the count anew, so that any number of attempts goes with it.
         max_attempts: of the policies of the source.
         attempt_exact: False where a failed attempt is a delivery as well (NATS), so that many are normal.
     """
-    if deliveries > max(max_deliveries, max_attempts + 10) + 1:
+    limit = max_deliveries if attempt_exact else max(max_deliveries, max_attempts + 10)
+    if deliveries > limit + 1:
         return Verdict.CRASH_LOOP
     if deliveries >= (SUSPECT_FROM if attempt_exact else max_attempts + SUSPECT_FROM):
         return Verdict.SUSPECT

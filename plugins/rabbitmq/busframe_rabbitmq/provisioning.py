@@ -91,9 +91,6 @@ class Provisioning:
                 changes += await self._compare_arguments(entity, name, wanted)
                 if isinstance(address, Subscription):
                     changes.append(_unknown_bindings(address))
-            clash = topology.delivery_limit_clash(entity)
-            if clash is not None:
-                changes.append(Change(address, "conflict", "x-delivery-limit", clash, topology.DELIVERY_LIMIT))
             return changes
 
     async def _compare_topic(self, address: Topic[object], name: str) -> list[Change]:

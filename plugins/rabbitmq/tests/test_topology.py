@@ -54,12 +54,6 @@ def test_unknown_option_is_refused() -> None:
         topology.wanted_arguments(Entity(Queue("a"), options={"singel_active": True}), physical_name)
 
 
-@pytest.mark.parametrize(("max_attempts", "clashes"), [(0, False), (5, False), (88, False), (89, True), (500, True)])
-def test_policies_that_need_more_deliveries_than_the_queue_gives(max_attempts: int, clashes: bool) -> None:
-    """The broker would dead-letter what the crash guard still gives a chance."""
-    assert (topology.delivery_limit_clash(Entity(Queue("a"), max_attempts=max_attempts)) is not None) is clashes
-
-
 @pytest.mark.parametrize(
     ("where", "expected"),
     [
