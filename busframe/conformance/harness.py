@@ -66,8 +66,8 @@ class Harness(ABC):
             to: the queue or topic.
             name: what it is called on the broker.
             body: of the message.
-            headers: text, integers, floats, booleans, bytes or times; those that the broker has no type for are
-                left out.
+            headers: text, integers, floats, booleans, bytes, times, lists or None; those that the broker has no
+                type for are left out.
         """
 
     @abstractmethod
@@ -81,6 +81,14 @@ class Harness(ABC):
     async def broker_state(self, source: Address, name: str) -> BrokerState:
         """What the broker says of a source."""
         raise NotRunnable(f"{self.name} does not say what a source holds")
+
+    async def native_limited(self, source: Address, name: str) -> bool:
+        """Make a source as an operator does who lets the broker give a message up after its second delivery.
+
+        Returns:
+            False: this broker has no such limit, so nothing was made.
+        """
+        return False
 
     # Faults: of those that are left out, the checks that need them are not runnable.
 
@@ -103,3 +111,7 @@ class Harness(ABC):
     async def freeze(self, seconds: float) -> None:
         """Let no byte through to the broker and back for so many seconds; connections stay."""
         raise NotRunnable(f"{self.name} cannot be frozen")
+
+    async def expire(self, source: Address, name: str) -> None:
+        """Let the broker's retention drop everything that a source holds."""
+        raise NotRunnable(f"{self.name} keeps what is not consumed")
