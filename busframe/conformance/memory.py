@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from uuid import uuid4
 
 from busframe.conformance.harness import BrokerState, Harness, NotRunnable
-from busframe.logic.wire import text_of
+from busframe.logic.wire import split_headers, text_of
 from busframe.memory import MemoryBroker, MemoryTransport
 from busframe.memory.store import Store
 from busframe.model.delivery import Outgoing
@@ -35,9 +35,10 @@ class MemoryHarness(Harness):
         return store
 
     async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
-        """Straight into the broker's rows; every header becomes text there."""
-        message = Message(body, uuid4().hex, headers={key: text_of(value) for key, value in headers.items()})
-        (outcome,) = self.broker.publish([Outgoing(to, message)], lambda _: name, time.time())
+        """Straight into the broker's rows; every header becomes text there, and is told apart as on other brokers."""
+        _, carried, own = split_headers((key, text_of(value)) for key, value in headers.items())
+        outgoing = Outgoing(to, Message(body, uuid4().hex, headers=own), carried=carried)
+        (outcome,) = self.broker.publish([outgoing], lambda _: name, time.time())
         if outcome is not None:
             raise outcome
 
@@ -66,3 +67,8 @@ class MemoryHarness(Harness):
     async def delete(self, source: Address, name: str) -> None:
         """Remove it under its consumers."""
         self.broker.delete(name)
+
+
+def harness(url: str) -> MemoryHarness:
+    """The harness for ``memory://``."""
+    return MemoryHarness()

@@ -2,12 +2,16 @@
 
 from busframe.conformance.checks import (
     delays,
+    fidelity,
+    foreign,
     publish,
     retries,
 )
 
 __all__ = [
     "delays",
+    "fidelity",
+    "foreign",
     "publish",
     "retries",
 ]

@@ -2,6 +2,7 @@
 
 from busframe.conformance.mutants import (
     delays,
+    fidelity,
     publish,
     retries,
 )
@@ -13,7 +14,8 @@ __all__ = [
     "MutantReceiver",
     "MutantTransport",
     "mutant",
-    "publish",
     "delays",
+    "fidelity",
+    "publish",
     "retries",
 ]
