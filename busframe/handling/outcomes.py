@@ -1,7 +1,16 @@
 """What a handler raises to steer its message.
 
-None is a ``BusframeError``: an ``except BusframeError`` in a handler leaves them alone.
+None is a ``BusframeError``: an ``except BusframeError`` in a handler leaves them alone. They can be pickled, so that
+work in another process may raise them too.
 """
+
+from math import isfinite
+
+
+def _seconds(delay_s: float) -> float:
+    if not isfinite(delay_s):
+        raise ValueError(f"delay_s must be a number of seconds, not {delay_s}: a message may not wait for ever")
+    return max(0.0, delay_s)
 
 
 class RetryAfter(Exception):
@@ -13,9 +22,12 @@ class RetryAfter(Exception):
     """
 
     def __init__(self, delay_s: float, reason: str = "") -> None:
-        super().__init__(reason or f"retry after {delay_s} s")
-        self.delay_s = max(0.0, delay_s)
+        super().__init__(delay_s, reason)
+        self.delay_s = _seconds(delay_s)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or f"retry after {self.delay_s} s"
 
 
 class PauseSource(Exception):
@@ -27,9 +39,12 @@ class PauseSource(Exception):
     """
 
     def __init__(self, delay_s: float, reason: str = "") -> None:
-        super().__init__(reason or f"pause for {delay_s} s")
-        self.delay_s = max(0.0, delay_s)
+        super().__init__(delay_s, reason)
+        self.delay_s = _seconds(delay_s)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or f"pause for {self.delay_s} s"
 
 
 class Reject(Exception):
@@ -40,8 +55,11 @@ class Reject(Exception):
     """
 
     def __init__(self, reason: str = "") -> None:
-        super().__init__(reason or "rejected")
+        super().__init__(reason)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or "rejected"
 
 
 class Discard(Exception):
@@ -52,5 +70,8 @@ class Discard(Exception):
     """
 
     def __init__(self, reason: str = "") -> None:
-        super().__init__(reason or "discarded")
+        super().__init__(reason)
         self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or "discarded"
