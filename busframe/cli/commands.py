@@ -9,7 +9,7 @@ import click
 from busframe.cli.failure import exit_code, explanation
 from busframe.errors import BusframeError
 
-COMMANDS = ("worker", "publish", "describe", "config", "plugins")
+COMMANDS = ("worker", "publish", "describe", "config", "plugins", "conformance")
 
 
 class Commands(click.Group):

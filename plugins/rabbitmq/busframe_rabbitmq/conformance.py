@@ -34,7 +34,7 @@ class RabbitMQHarness(Harness):
     """
 
     def __init__(self, url: str, management_url: str | None = None) -> None:
-        self.url = url
+        self.url = self._url = url
         self.name = "rabbitmq"
         self.management_url = management_url
 
@@ -45,7 +45,7 @@ class RabbitMQHarness(Harness):
 
     def transport(self, host: Host) -> Transport:
         """A client with this plugin's default settings."""
-        return plugin.create(plugin.settings(url=self.url), host)
+        return plugin.create(plugin.settings(url=self._url), host)
 
     async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
         """With confirmation; pika has no floats, so those are left out."""
@@ -64,7 +64,7 @@ class RabbitMQHarness(Harness):
         def get(channel: Any) -> tuple[bytes, dict[str, str]]:
             method, properties, body = channel.basic_get(name, auto_ack=True)
             if method is None:
-                raise AssertionError(f"the broker has no message in {name}")
+                raise AssertionError(f"the broker has no message in {name!r}")
             _, _, own = split_headers((key, text_of(value)) for key, value in (properties.headers or {}).items())
             return body, own
 
@@ -100,14 +100,14 @@ class RabbitMQHarness(Harness):
 
     async def disconnect(self) -> None:
         """Close all connections of the virtual host from the server's side."""
-        vhost = quote(pika.URLParameters(self.url).virtual_host, safe="")
+        vhost = quote(pika.URLParameters(self._url).virtual_host, safe="")
         for connection in await asyncio.to_thread(self._manage, "GET", f"/vhosts/{vhost}/connections"):
             await asyncio.to_thread(self._manage, "DELETE", f"/connections/{quote(connection['name'], safe='')}")
 
     def _manage(self, method: str, path: str) -> Any:
         if self.management_url is None:
             raise NotRunnable("connections are cut through the management plugin, and nobody said its URL")
-        address = urlsplit(self.url)
+        address = urlsplit(self._url)
         user = f"{address.username or 'guest'}:{address.password or 'guest'}"
         request = urllib.request.Request(
             f"{self.management_url}/api{path}",
@@ -123,7 +123,7 @@ class RabbitMQHarness(Harness):
 
     async def _ask(self, question: Callable[[Any], T]) -> T:
         def ask() -> T:
-            connection = pika.BlockingConnection(pika.URLParameters(self.url))
+            connection = pika.BlockingConnection(pika.URLParameters(self._url))
             try:
                 return question(connection.channel())
             finally:

@@ -1,0 +1,59 @@
+"""The kit as a class of pytest tests."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from busframe.conformance.check import Check, Result, run_check
+from busframe.conformance.harness import Harness
+from busframe.conformance.runner import select
+
+
+class TransportConformance:
+    """Every check as a test of its own. Inherit from it in a class whose name begins with ``Test``, and make a harness.
+
+    ```python
+    class TestFiles(TransportConformance):
+        not_runnable = {"M1", "M2"}
+
+        def make_harness(self) -> Harness:
+            return FilesHarness()
+    ```
+
+    Each check runs on an event loop of its own, so a harness keeps nothing that belongs to a loop.
+
+    Attributes:
+        not_runnable: the checks that this harness cannot run, because its broker has no such fault. They are skipped;
+            any other that turns out not to be runnable fails, and so does one of these that could run: no skip hides
+            something.
+    """
+
+    not_runnable: ClassVar[frozenset[str] | set[str]] = frozenset()
+
+    def make_harness(self) -> Harness:
+        """A harness for this class's tests."""
+        raise NotImplementedError(f"{type(self).__name__} has to make a harness")
+
+    @pytest.fixture(scope="class")
+    def harness(self) -> Iterator[Harness]:
+        """The harness, started once for the class."""
+        harness = self.make_harness()
+        asyncio.run(harness.start())
+        yield harness
+        asyncio.run(harness.stop())
+
+    @pytest.mark.parametrize("check", select(), ids=lambda check: check.id)
+    def test_check(self, check: Check, harness: Harness) -> None:
+        """The transport keeps the promise, or refuses what it does not claim."""
+        result: Result = asyncio.run(run_check(check, harness))
+        listed = check.id in self.not_runnable
+        if result.outcome == "not runnable":
+            if not listed:
+                pytest.fail(f"{check.id} is not runnable here: {result.detail}", pytrace=False)
+            pytest.skip(result.detail)
+        if result.outcome == "failed":
+            pytest.fail(f"{check.id}: {check.says}\n{result.detail}", pytrace=False)
+        if listed:
+            pytest.fail(f"{check.id} is listed as not runnable, and it ran: take it off the list", pytrace=False)

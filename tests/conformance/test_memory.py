@@ -1,0 +1,13 @@
+"""The memory transport keeps the contract."""
+
+from busframe.conformance import Harness
+from busframe.conformance.memory import MemoryHarness
+from busframe.conformance.suite import TransportConformance
+
+
+class TestMemory(TransportConformance):
+    """What is not runnable needs a server process, and memory is none."""
+
+    def make_harness(self) -> Harness:
+        """One broker for all checks."""
+        return MemoryHarness()
