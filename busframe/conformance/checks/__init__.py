@@ -1,6 +1,7 @@
 """The checks, a file for each letter of the specification. Importing this registers all of them."""
 
 from busframe.conformance.checks import (
+    dead_letters,
     delays,
     fidelity,
     foreign,
@@ -9,6 +10,7 @@ from busframe.conformance.checks import (
 )
 
 __all__ = [
+    "dead_letters",
     "delays",
     "fidelity",
     "foreign",

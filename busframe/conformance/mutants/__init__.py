@@ -1,6 +1,7 @@
 """Mutants of the memory transport, a file for each file of checks. Importing this registers all of them."""
 
 from busframe.conformance.mutants import (
+    dead_letters,
     delays,
     fidelity,
     publish,
@@ -18,4 +19,5 @@ __all__ = [
     "fidelity",
     "publish",
     "retries",
+    "dead_letters",
 ]
