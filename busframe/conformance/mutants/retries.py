@@ -77,7 +77,7 @@ class RetriesTwice(MutantReceiver):
 )
 def whole_factor(self: Retry, attempt: int, random: float) -> float:
     """1.5 is 1."""
-    delay = min(self.max_delay_s, self.delay_s * int(self.factor) ** (attempt - 1))
+    delay: float = min(self.max_delay_s, self.delay_s * int(self.factor) ** (attempt - 1))
     return delay * (1 + self.jitter * random)
 
 
