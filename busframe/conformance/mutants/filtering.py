@@ -1,0 +1,67 @@
+"""What can be wrong with filters."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from busframe.conformance.mutants.mutant import MutantReceiver, MutantTransport, mutant
+from busframe.model.destination import Subscription
+from busframe.model.entity import Change, Entity
+
+
+@mutant("the filter is dropped", "V15", says="not within .*deliveries|where={'region': 'eu'} took")
+class DropsFilters(MutantTransport):
+    """As a transport that stores none, and says that it has."""
+
+    async def plan(self, entities: Sequence[Entity]) -> Sequence[Change]:
+        """Every subscription takes everything."""
+        return await super().plan(
+            [
+                replace(entity, address=entity.address.topic.subscription(entity.address.name))
+                if isinstance(entity.address, Subscription)
+                else entity
+                for entity in entities
+            ]
+        )
+
+
+@mutant("only the first value of a filter is kept", "V15", says="not within .*deliveries")
+class KeepsFirstValues(MutantTransport):
+    """As a broker whose filters have one value for a name."""
+
+    async def plan(self, entities: Sequence[Entity]) -> Sequence[Change]:
+        """Every name has one value."""
+        return await super().plan([replace(entity, address=_narrowed(entity.address)) for entity in entities])
+
+
+def _narrowed(address: Any) -> Any:
+    if not isinstance(address, Subscription):
+        return address
+    where = {name: values[0] for name, values in address.where.items()}
+    return address.topic.subscription(address.name, where=where)
+
+
+@mutant("a changed filter is not stored", "V15", says="not within .*the changed filter takes two|changed from .* took")
+class KeepsOldFilters(MutantTransport):
+    """As a transport that declares and never compares."""
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        """Only what is new."""
+        await super().apply([change for change in changes if change.action == "create"])
+
+
+@mutant("a worker goes by the filter that it began with", "V24", says="lost to an old worker's filter: 3 messages")
+class KeepsToItsFilter(MutantReceiver):
+    """As a client that reads the stored filter once."""
+
+    _where: Any = None
+
+    async def open(self) -> None:
+        """Reads it."""
+        await self.inner.open()
+        self._where = self.inner.where
+
+    @property
+    def where(self) -> Any:  # type: ignore[override]
+        """As it was."""
+        return self._where
