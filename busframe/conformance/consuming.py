@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from busframe.conformance.world import World
 from busframe.model.delivery import Delivery
+from busframe.model.message import Message
 from busframe.model.settlement import ACK, Settlement
 from busframe.spi.transport import Receiver
 
@@ -48,3 +49,15 @@ async def consuming(
         await asyncio.wait((task,))
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error  # it is the reason of whatever the block found missing
+
+
+async def drain_until(world: World, receiver: Receiver, *messages: Message, within_s: float = 10.0) -> list[Delivery]:
+    """Receive and acknowledge until all of these came, and then whatever comes until nothing comes any more."""
+    missing = {message.id for message in messages}
+    deliveries: list[Delivery] = []
+    while missing:
+        some = await world.take(receiver, 1, within_s=within_s)
+        await world.settle(receiver, some)
+        deliveries += some
+        missing -= {delivery.message.id for delivery in some}
+    return deliveries + await world.rest(receiver)

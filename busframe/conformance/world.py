@@ -291,7 +291,9 @@ class World:
         """What the broker says of a source."""
         return await self.harness.broker_state(source, self.name(source))
 
-    async def dead(self, transport: Transport, source: Queue[Any] | Subscription[Any], count: int) -> list[Message]:
+    async def dead(
+        self, transport: Transport, source: Queue[Any] | Subscription[Any], count: int, *, within_s: float = 15.0
+    ) -> list[Message]:
         """The dead letters of a source, when there are so many; and no more."""
         letters = DeadLetters(source)
         found: list[Message] = []
@@ -300,7 +302,7 @@ class World:
             found[:] = [stored.message for stored in await transport.browse(letters)]
             return len(found) >= count
 
-        await self.until(enough, f"{count} dead letters of {source}")
+        await self.until(enough, f"{count} dead letters of {source}", within_s=within_s)
         if len(found) > count:
             raise Violation(f"{len(found)} dead letters of {source}, not {count}")
         return found

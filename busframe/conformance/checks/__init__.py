@@ -7,6 +7,7 @@ from busframe.conformance.checks import (
     foreign,
     publish,
     retries,
+    settling,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "foreign",
     "publish",
     "retries",
+    "settling",
 ]

@@ -6,6 +6,7 @@ from busframe.conformance.mutants import (
     fidelity,
     publish,
     retries,
+    settling,
 )
 from busframe.conformance.mutants.mutant import MUTANTS, Mutant, MutantReceiver, MutantTransport, mutant
 
@@ -20,4 +21,5 @@ __all__ = [
     "publish",
     "retries",
     "dead_letters",
+    "settling",
 ]
