@@ -3,6 +3,7 @@
 from busframe.conformance.checks import (
     dead_letters,
     delays,
+    fanout,
     fidelity,
     foreign,
     publish,
@@ -13,6 +14,7 @@ from busframe.conformance.checks import (
 __all__ = [
     "dead_letters",
     "delays",
+    "fanout",
     "fidelity",
     "foreign",
     "publish",

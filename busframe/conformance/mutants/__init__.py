@@ -3,6 +3,7 @@
 from busframe.conformance.mutants import (
     dead_letters,
     delays,
+    fanout,
     fidelity,
     publish,
     retries,
@@ -16,10 +17,11 @@ __all__ = [
     "MutantReceiver",
     "MutantTransport",
     "mutant",
+    "dead_letters",
     "delays",
+    "fanout",
     "fidelity",
     "publish",
     "retries",
-    "dead_letters",
     "settling",
 ]
