@@ -18,11 +18,13 @@ class TransportConformance:
     class TestFiles(TransportConformance):
         not_runnable = {"M1", "M2"}
 
-        def make_harness(self) -> Harness:
+        @classmethod
+        def make_harness(cls) -> Harness:
             return FilesHarness()
     ```
 
-    Each check runs on an event loop of its own, so a harness keeps nothing that belongs to a loop.
+    Where the harness needs a server that another fixture starts, override the fixture ``harness`` with one that yields
+    from ``started(…)``. Each check runs on an event loop of its own, so a harness keeps nothing that belongs to a loop.
 
     Attributes:
         not_runnable: the checks that this harness cannot run, because its broker has no such fault. They are skipped;
@@ -32,17 +34,16 @@ class TransportConformance:
 
     not_runnable: ClassVar[frozenset[str] | set[str]] = frozenset()
 
-    def make_harness(self) -> Harness:
+    @classmethod
+    def make_harness(cls) -> Harness:
         """A harness for this class's tests."""
-        raise NotImplementedError(f"{type(self).__name__} has to make a harness")
+        raise NotImplementedError(f"{cls.__name__} has to make a harness")
 
     @pytest.fixture(scope="class")
-    def harness(self) -> Iterator[Harness]:
+    @classmethod
+    def harness(cls) -> Iterator[Harness]:
         """The harness, started once for the class."""
-        harness = self.make_harness()
-        asyncio.run(harness.start())
-        yield harness
-        asyncio.run(harness.stop())
+        yield from started(cls.make_harness())
 
     @pytest.mark.parametrize("check", select(), ids=lambda check: check.id)
     def test_check(self, check: Check, harness: Harness) -> None:
@@ -57,3 +58,10 @@ class TransportConformance:
             pytest.fail(f"{check.id}: {check.says}\n{result.detail}", pytrace=False)
         if listed:
             pytest.fail(f"{check.id} is listed as not runnable, and it ran: take it off the list", pytrace=False)
+
+
+def started(harness: Harness) -> Iterator[Harness]:
+    """A harness between its start and its stop."""
+    asyncio.run(harness.start())
+    yield harness
+    asyncio.run(harness.stop())

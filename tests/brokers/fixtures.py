@@ -74,3 +74,10 @@ def rabbitmq_vhost(rabbitmq: RabbitMQ) -> Iterator[str]:
 def own_rabbitmq() -> Iterator[Callable[[], RabbitMQ]]:
     """Start a RabbitMQ server that only this test uses; it may be killed and is gone afterwards."""
     yield from _own(RABBITMQ)
+
+
+@pytest.fixture(scope="class")
+def breakable_rabbitmq() -> Iterator[RabbitMQ]:
+    """A RabbitMQ server that the tests of one class use, and may stop and kill as long as they start it again."""
+    for start in _own(RABBITMQ):
+        yield start()

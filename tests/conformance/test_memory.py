@@ -8,6 +8,7 @@ from busframe.conformance.suite import TransportConformance
 class TestMemory(TransportConformance):
     """What is not runnable needs a server process, and memory is none."""
 
-    def make_harness(self) -> Harness:
+    @classmethod
+    def make_harness(cls) -> Harness:
         """One broker for all checks."""
         return MemoryHarness()

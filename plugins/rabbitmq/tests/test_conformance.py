@@ -1,0 +1,41 @@
+"""RabbitMQ keeps the contract."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from busframe.conformance import Harness
+from busframe.conformance.suite import TransportConformance, started
+from busframe_rabbitmq.conformance import RabbitMQHarness
+from tests.brokers.rabbitmq import RabbitMQ
+
+
+class Faulty(RabbitMQHarness):
+    """A harness whose server can be stopped and killed."""
+
+    def __init__(self, server: RabbitMQ, url: str) -> None:
+        super().__init__(url, server.management_url)
+        self._server = server
+
+    async def restart(self) -> None:
+        """In order, with its data."""
+        await asyncio.to_thread(self._server.restart)
+
+    async def kill(self) -> None:
+        """Killed, once it has written down which queues it has."""
+        await asyncio.to_thread(self._server.persist_declarations)
+        await asyncio.to_thread(self._server.kill)
+        await asyncio.to_thread(self._server.start)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+class TestRabbitMQ(TransportConformance):
+    """On a virtual host of a server of its own, because faults stop it."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def harness(cls, breakable_rabbitmq: RabbitMQ) -> Iterator[Harness]:
+        """The harness of the real server."""
+        yield from started(Faulty(breakable_rabbitmq, breakable_rabbitmq.url))
