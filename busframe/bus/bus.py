@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -39,6 +40,7 @@ logger = logging.getLogger("busframe.bus")
 
 R = TypeVar("R")
 
+_making_sync = threading.Lock()
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
@@ -92,6 +94,7 @@ class Bus(Router, Publisher):
         self._stand_ins: Mapping[Callable[..., Any], Callable[..., Any]] = {}
         self._open: OpenBus | None = None
         self._users = 0
+        self._gate: tuple[asyncio.AbstractEventLoop, asyncio.Lock] | None = None
         self._worker: Worker | None = None
         self._sync: SyncPublisher | None = None
 
@@ -179,21 +182,19 @@ class Bus(Router, Publisher):
             ConnectionFailed: the broker was not reached within ``connect_timeout_s``.
             AccessDenied: it refuses the credentials.
         """
-        if self._open is not None and self._open.loop is not asyncio.get_running_loop():
-            raise ConfigurationError(
-                "the bus is open on another event loop: leave it there first, or use bus.sync() for code without a loop"
-            )
-        self._users += 1
-        if self._users == 1:
-            try:
+        loop = asyncio.get_running_loop()
+        if self._gate is None or self._gate[0] is not loop:
+            if self._gate is not None and not self._gate[0].is_closed() and (self._users or self._gate[1].locked()):
+                raise ConfigurationError(
+                    "the bus is open on another event loop: leave it there first, or use bus.sync() for code without "
+                    "a loop"
+                )
+            # A loop that was closed under an open bus took the connection with it.
+            self._gate, self._open, self._users = (loop, asyncio.Lock()), None, 0
+        async with self._gate[1]:  # of several tasks one opens it; where that fails, the next one tries
+            if self._open is None:
                 self._open = await open_bus(self._definition(), self.configuration())
-            except BaseException:
-                self._users -= 1
-                raise
-        while self._open is None:  # another task of this loop is opening it
-            if not self._users:
-                raise ClosedError("opening the bus failed in another task")
-            await asyncio.sleep(0.01)
+            self._users += 1
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -361,11 +362,12 @@ class Bus(Router, Publisher):
 
         One loop thread a process, opened at the first publish, made anew after a fork, closed at exit.
         """
-        if self._sync is None:
-            from busframe.bus.sync import LoopThreadPublisher
+        from busframe.bus.sync import LoopThreadPublisher
 
-            self._sync = LoopThreadPublisher(lambda: open_bus(self._definition(), self.configuration()))
-        return self._sync
+        with _making_sync:
+            if self._sync is None:
+                self._sync = LoopThreadPublisher(lambda: open_bus(self._definition(), self.configuration()))
+            return self._sync
 
 
 def _chosen(plans: Sequence[SourcePlan], handlers: Sequence[str]) -> Sequence[SourcePlan]:
