@@ -68,9 +68,10 @@ class LoopThreadPublisher(SyncPublisher):
         self._pid = 0
 
     def _connected(self) -> _Opened:
-        if self._pid != os.getpid():  # the parent's connection and lock are the parent's
-            self._lock, self._publisher, self._pid = threading.Lock(), None, os.getpid()
-            atexit.register(self.close)
+        with _lock:
+            if self._pid != os.getpid():  # the parent's connection and lock are the parent's
+                self._lock, self._publisher, self._pid = threading.Lock(), None, os.getpid()
+                atexit.register(self.close)
         with self._lock:
             if self._publisher is None:
                 self._publisher = _Opened(_loop_thread().run(self._open_bus()))
