@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -33,13 +34,15 @@ def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
             logger.warning("%s again: stopped at once; what was running is delivered again", name)
             exit_now(1)
 
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals: whoever runs a worker in another one stops it otherwise
+        return
     previous = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         try:
             loop.add_signal_handler(number, received, number)
-        except (NotImplementedError, RuntimeError):  # Windows, or not the main thread
-            if sys.platform == "win32":
-                signal.signal(number, lambda number, _: loop.call_soon_threadsafe(received, number))
+        except (NotImplementedError, RuntimeError):  # Windows
+            signal.signal(number, lambda number, _: loop.call_soon_threadsafe(received, number))
     try:
         yield
     finally:
