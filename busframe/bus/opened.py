@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -206,10 +205,11 @@ def _make_transport(definition: Definition, configuration: "Configuration", host
 
 async def _connect(transport: Transport, host: Host, timeout_s: float) -> None:
     backoff = Backoff(host.sleep, host.random)
-    until = time.monotonic() + timeout_s
+    time = asyncio.get_running_loop().time
+    until = time() + timeout_s
     while True:
         try:
-            left_s = max(1.0, until - time.monotonic())
+            left_s = max(1.0, until - time())
             async with asyncio.timeout(left_s if left_s < 1e9 else None):
                 await transport.open()
             return
@@ -219,7 +219,7 @@ async def _connect(transport: Transport, host: Host, timeout_s: float) -> None:
                 "(connect_timeout_s says how long to wait)"
             ) from error
         except TransportError as error:
-            if not error.transient or time.monotonic() >= until:
+            if not error.transient or time() >= until:
                 raise
             if backoff.failures == 0:
                 logger.warning("the broker is not there yet, trying for %g s: %s", timeout_s, error)
