@@ -1,6 +1,7 @@
 """The checks, a file for each letter of the specification. Importing this registers all of them."""
 
 from busframe.conformance.checks import (
+    closing,
     dead_letters,
     delays,
     fanout,
@@ -12,6 +13,7 @@ from busframe.conformance.checks import (
 )
 
 __all__ = [
+    "closing",
     "dead_letters",
     "delays",
     "fanout",

@@ -1,6 +1,7 @@
 """Mutants of the memory transport, a file for each file of checks. Importing this registers all of them."""
 
 from busframe.conformance.mutants import (
+    closing,
     dead_letters,
     delays,
     fanout,
@@ -24,4 +25,5 @@ __all__ = [
     "publish",
     "retries",
     "settling",
+    "closing",
 ]
