@@ -222,7 +222,7 @@ class Outlet:
         ]
         if failed:
             confirmed = len(window) - len(failed)
-            failed[0].add_note(f"of its window {confirmed} messages were confirmed, {len(failed)} failed")
+            failed[0].add_note(f"of its window {len(failed)} messages failed and {confirmed} were confirmed")
             for other in failed[1:4]:
                 failed[0].add_note(f"also: {other}")
             raise failed[0]

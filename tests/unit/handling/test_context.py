@@ -103,7 +103,7 @@ async def test_many_from_a_thread_say_what_was_confirmed() -> None:
     with pytest.raises(PublishFailed) as error:
         await asyncio.to_thread(sync.publish_many, loose, range(1500))
     assert error.value.__notes__ == [
-        "of its window 499 messages were confirmed, 1 failed",
+        "of its window 1 messages failed and 499 were confirmed",
         "1000 messages before these were confirmed",
     ]
 

@@ -395,7 +395,7 @@ async def test_the_first_failure_of_a_window_ends_it() -> None:
     assert [len(call) for call in kept.calls] == [1000, 1000]
     assert error.value.message_id == kept.calls[1][998].message.id
     assert error.value.__notes__ == [
-        "of its window 998 messages were confirmed, 2 failed",
+        "of its window 2 messages failed and 998 were confirmed",
         f"also: full (message {kept.calls[1][999].message.id})",
         "1000 messages before these were confirmed",
     ]
