@@ -138,9 +138,9 @@ def _checked(codec: Codec) -> Callable[[Any], bytes]:
 
 def _explain(error: BaseException) -> str:
     """What is wrong, without the values: the text goes to logs, and a body may hold what should not be there."""
-    problems: Any = getattr(error, "errors", None)
-    if callable(problems) and type(error).__module__.startswith("pydantic"):
-        found = problems(include_url=False, include_context=False, include_input=False)
+    if type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic"):
+        invalid: Any = error
+        found = invalid.errors(include_url=False, include_context=False, include_input=False)
         shown = [f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg']}" for each in found[:5]]
         return "; ".join([*shown, f"and {len(found) - 5} more"] if len(found) > 5 else shown)
     return f"{type(error).__name__}: {error}"
