@@ -334,6 +334,15 @@ class World:
                 raise Violation(f"not within {within_s:g} s: {what}\n{self.account()}")
             await asyncio.sleep(0.01)
 
+    async def stays(self, true: Callable[[], bool], what: str, *, quiet_s: float = QUIET_S) -> None:
+        """Demand that a condition holds for a quiet period."""
+        until = time.monotonic() + quiet_s
+        while true():
+            if time.monotonic() > until:
+                return
+            await asyncio.sleep(0.01)
+        raise Violation(f"it did not stay so: {what}")
+
     def balanced(self, **allowed: Any) -> None:
         """Demand that the history adds up."""
         problems = self.history.account(**allowed)

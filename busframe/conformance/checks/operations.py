@@ -1,5 +1,6 @@
 """V: what operators do and read: topology modes, limits, logs, health, a worker steered while it runs, names."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,6 +167,49 @@ async def quiet_retries(world: World) -> None:
     world.balanced()
 
 
+@check("V13", "concurrency raised and lowered at work is honoured; pause and resume keep the subscription")
+async def steered(world: World) -> None:
+    """Handlers wait at a gate, so that as many run as may; then the source is paused while more is published."""
+    topic = world.topic(str)
+    source = topic.subscription("s")
+    bus = world.bus()
+    gate = asyncio.Event()
+    running = 0
+
+    @bus.handle(source, concurrency=1, prefetch=20)
+    async def work(body: str, ctx: Context) -> None:
+        nonlocal running
+        running += 1
+        await gate.wait()
+        running -= 1
+        world.handled(ctx)
+
+    def handled(count: int) -> bool:
+        return len(world.history.handled) == count
+
+    async with bus.worker() as worker:
+        for number, limit in enumerate((1, 4, 2), start=1):
+            gate.clear()
+            await worker.set_concurrency(source, limit)
+            await world.send(bus, topic, *(f"{limit} {n}" for n in range(8)))
+            try:
+                await world.until(lambda: running == limit, f"{limit} handlers run at once")  # noqa: B023
+                await world.stays(lambda: running == limit, f"{limit} handlers run at once", quiet_s=0.1)  # noqa: B023
+            finally:
+                gate.set()
+            await world.until(lambda: handled(8 * number), "eight more are handled")  # noqa: B023
+
+        await worker.pause(source)
+        health = bus.health()
+        if health.sources[source.address] != "paused" or not health.ready:
+            raise Violation(f"a paused source is ready, and not {health}")
+        await world.send(bus, topic, "paused 1", "paused 2", "paused 3")
+        await world.stays(lambda: handled(24), "nothing is handled while the source is paused")
+        await worker.resume(source)
+        await world.until(lambda: handled(27), "what came meanwhile is handled", within_s=5)
+    world.balanced()
+
+
 @check("V26", "names that could collide are refused at start, and nothing is made")
 async def colliding_names(world: World) -> None:
     """A queue and a topic of one name; names that are one to some broker; names that look composed."""
@@ -189,7 +233,7 @@ async def colliding_names(world: World) -> None:
 
 
 @check(
-    "V27", "messages lost to the broker's retention are reported with their number, never skipped silently", tier="K"
+    "V27", "messages lost to the broker's retention are reported with their number, never skipped silently", tier="X"
 )
 async def retention(world: World) -> None:
     """The broker drops what a source holds while nobody consumes it."""

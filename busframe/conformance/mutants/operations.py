@@ -19,6 +19,7 @@ from busframe.model.delivery import Delivery
 from busframe.model.destination import Address
 from busframe.model.entity import Change, Entity
 from busframe.model.settlement import Nack, Settlement
+from busframe.runtime.source import SourceRunner
 from busframe.runtime.worker import Health, Worker
 
 
@@ -66,6 +67,33 @@ class WarnsOfRetries(MutantReceiver):
 def fails_to_tell_health(worker: Worker) -> Health:
     """In place of the snapshot."""
     raise RuntimeError(f"no health of {worker}")
+
+
+@core_mutant(
+    "concurrency is as it was",
+    "V13",
+    says="not within .*4 handlers run at once",
+    of=SourceRunner,
+    attribute="set_concurrency",
+)
+def keeps_its_concurrency(runner: SourceRunner, concurrency: int) -> None:
+    """In place of more or fewer slots."""
+
+
+@core_mutant("a pause only says so", "V13", says="nothing is handled while", of=SourceRunner, attribute="pause")
+async def pauses_in_name(runner: SourceRunner) -> None:
+    """In place of the pause."""
+    runner.state = "paused"
+
+
+@mutant("a subscription keeps nothing while nobody consumes", "V13", says="not within .*what came meanwhile")
+class DropsWhileAway(MutantReceiver):
+    """As a subscription that goes with its consumer."""
+
+    async def open(self) -> None:
+        """Begins afresh."""
+        await self.inner.open()
+        await self.transport.purge(self.entity.address)  # type: ignore[arg-type]
 
 
 @core_mutant("names are not compared", "V26", says="InvalidName was expected", of=opened, attribute="find_collisions")
