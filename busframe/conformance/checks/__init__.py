@@ -15,6 +15,7 @@ from busframe.conformance.checks import (
     replaying,
     retries,
     settling,
+    subscriptions,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "replaying",
     "retries",
     "settling",
+    "subscriptions",
 ]

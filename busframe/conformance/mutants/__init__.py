@@ -14,6 +14,7 @@ from busframe.conformance.mutants import (
     replaying,
     retries,
     settling,
+    subscriptions,
 )
 from busframe.conformance.mutants.mutant import MUTANTS, Mutant, MutantReceiver, MutantTransport, mutant
 
@@ -36,4 +37,5 @@ __all__ = [
     "replaying",
     "retries",
     "settling",
+    "subscriptions",
 ]
