@@ -1,12 +1,17 @@
-"""What handlers saw: every attempt at every message, in order."""
+"""Handlers of checks: what they saw, every attempt in order; and one that is held until it is let go."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from busframe.conformance.check import Violation
 from busframe.conformance.world import QUIET_S, World
 from busframe.handling.context import Context
+
+PROMPT_S = 10.0
+"""Within so much must come what waits for nothing, on a slow machine as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +72,32 @@ class Attempts:
         for message, numbers in expected.items():
             if self.numbers(message) != list(numbers):
                 raise Violation(f"the attempts at {message} were {self.numbers(message)}, not {list(numbers)}")
+
+
+class Held:
+    """A handler that waits until it is let go."""
+
+    def __init__(self, world: World) -> None:
+        self.calls = 0
+        self._world = world
+        self._go = asyncio.Event()
+
+    async def hold(self, ctx: Context) -> None:
+        """In a handler: wait."""
+        self.calls += 1
+        await self._go.wait()
+        self._world.handled(ctx)
+
+    async def started(self) -> None:
+        """Wait until a handler waits."""
+        await self._world.until(lambda: self.calls, "a handler to start")
+
+    async def let_go(self, closing: "asyncio.Task[Any]", what: str) -> None:
+        """Demand that a close waits for the handler, let that go, and demand that the close ends."""
+        await asyncio.wait((closing,), timeout=QUIET_S)
+        if closing.done():
+            raise Violation(f"{what} ended while a handler ran: {closing!r}")
+        self._go.set()
+        await asyncio.wait((closing,), timeout=PROMPT_S * self._world.harness.patience)
+        if not closing.done():
+            raise Violation(f"{what} did not end within {PROMPT_S:g} s after the last handler")

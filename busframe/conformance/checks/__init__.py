@@ -3,6 +3,7 @@
 from busframe.conformance.checks import (
     closing,
     dead_letters,
+    declaring,
     delays,
     fanout,
     fidelity,
@@ -10,6 +11,7 @@ from busframe.conformance.checks import (
     foreign,
     handlers,
     operations,
+    pipeline,
     publish,
     recovery,
     replaying,
@@ -21,6 +23,7 @@ from busframe.conformance.checks import (
 __all__ = [
     "closing",
     "dead_letters",
+    "declaring",
     "delays",
     "fanout",
     "fidelity",
@@ -28,6 +31,7 @@ __all__ = [
     "foreign",
     "handlers",
     "operations",
+    "pipeline",
     "publish",
     "recovery",
     "replaying",

@@ -11,47 +11,16 @@ from contextlib import suppress
 from typing import Any
 
 from busframe.bus import Bus
+from busframe.conformance.attempts import PROMPT_S, Held
 from busframe.conformance.check import Violation, check
 from busframe.conformance.harness import NotRunnable
-from busframe.conformance.world import QUIET_S, World
+from busframe.conformance.world import World
 from busframe.errors import ClosedError, SettlementLost
 from busframe.handling.context import Context
 from busframe.model.destination import Queue
 from busframe.model.entity import Entity
 from busframe.model.settlement import ACK
 from busframe.spi.transport import Transport
-
-PROMPT_S = 10.0
-"""Within so much a close must end that waits for nothing, on a slow machine as well."""
-
-
-class Held:
-    """A handler that waits until it is let go."""
-
-    def __init__(self, world: World) -> None:
-        self.calls = 0
-        self._world = world
-        self._go = asyncio.Event()
-
-    async def hold(self, ctx: Context) -> None:
-        """In a handler: wait."""
-        self.calls += 1
-        await self._go.wait()
-        self._world.handled(ctx)
-
-    async def started(self) -> None:
-        """Wait until a handler waits."""
-        await self._world.until(lambda: self.calls, "a handler to start")
-
-    async def let_go(self, closing: "asyncio.Task[Any]", what: str) -> None:
-        """Demand that a close waits for the handler, let that go, and demand that the close ends."""
-        await asyncio.wait((closing,), timeout=QUIET_S)
-        if closing.done():
-            raise Violation(f"{what} ended while a handler ran: {closing!r}")
-        self._go.set()
-        await asyncio.wait((closing,), timeout=PROMPT_S * self._world.harness.patience)
-        if not closing.done():
-            raise Violation(f"{what} did not end within {PROMPT_S:g} s after the last handler")
 
 
 @check("N1", "close waits for handlers that run; they can still publish, and are acknowledged")

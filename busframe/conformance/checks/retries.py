@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from busframe.bus import Bus
-from busframe.conformance.attempts import Attempts
+from busframe.conformance.attempts import PROMPT_S, Attempts
 from busframe.conformance.check import Violation, check
 from busframe.conformance.checks.delays import on_time
 from busframe.conformance.harness import NotRunnable
@@ -19,9 +19,6 @@ from busframe.logic.retry import Retry
 from busframe.middleware.timeout import Timeout
 from busframe.model.events import Failed
 from busframe.model.settlement import Nack
-
-PROMPT_S = 5.0
-"""Within so much must come what waits for nothing, on a slow machine as well."""
 
 
 @check("H1", "fail k times, then succeed: k+1 attempts, each counted, and none more")

@@ -3,12 +3,14 @@
 from busframe.conformance.mutants import (
     closing,
     dead_letters,
+    declaring,
     delays,
     fanout,
     fidelity,
     filtering,
     handlers,
     operations,
+    pipeline,
     publish,
     recovery,
     replaying,
@@ -38,4 +40,6 @@ __all__ = [
     "retries",
     "settling",
     "subscriptions",
+    "declaring",
+    "pipeline",
 ]
