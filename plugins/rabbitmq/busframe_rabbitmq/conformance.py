@@ -17,6 +17,7 @@ import pika
 from pika.exceptions import ChannelClosedByBroker
 
 from busframe.conformance import BrokerState, Harness, NotRunnable
+from busframe.conformance.proxy import Proxy
 from busframe.logic.wire import split_headers, text_of
 from busframe.model.destination import Address, Topic
 from busframe.spi.transport import Host, Transport
@@ -30,22 +31,39 @@ class RabbitMQHarness(Harness):
 
     Args:
         url: of the server and a virtual host that the kit may fill.
-        management_url: of its management plugin, for checks that cut connections; None: those are not runnable.
+        management_url: of its management plugin: through it connections with TLS are cut; all others go through a
+            proxy, which can cut and freeze them.
     """
 
     def __init__(self, url: str, management_url: str | None = None) -> None:
         self.url = self._url = url
         self.name = "rabbitmq"
         self.management_url = management_url
+        self._proxy: Proxy | None = None
 
     async def start(self) -> None:
-        """Ask the server for its version, for the report."""
+        """Ask the server for its version, for the report, and put a proxy before it."""
         properties = await self._ask(lambda channel: channel.connection._impl.server_properties)
         self.name = f"rabbitmq {text_of(properties.get('version', ''))}"
+        parts = urlsplit(self._url)
+        if parts.scheme == "amqp":  # a certificate is of a name that a proxy does not have
+            self._proxy = Proxy(parts.hostname or "localhost", parts.port or 5672)
+            await self._proxy.start()
+
+    async def stop(self) -> None:
+        """End the proxy."""
+        proxy, self._proxy = self._proxy, None
+        if proxy is not None:
+            await proxy.stop()
 
     def transport(self, host: Host) -> Transport:
         """A client with this plugin's default settings."""
-        return plugin.create(plugin.settings(url=self._url), host)
+        url = self._url
+        if self._proxy is not None:
+            parts = urlsplit(url)
+            who = parts.netloc.rpartition("@")[0]
+            url = parts._replace(netloc=f"{who}{'@' if who else ''}127.0.0.1:{self._proxy.port}").geturl()
+        return plugin.create(plugin.settings(url=url), host)
 
     async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
         """With confirmation; pika has no floats, so those are left out."""
@@ -99,10 +117,19 @@ class RabbitMQHarness(Harness):
         await self._ask(lambda channel: channel.queue_delete(name))
 
     async def disconnect(self) -> None:
-        """Close all connections of the virtual host from the server's side."""
+        """Reset all connections; with TLS, close those that the server lists, which takes it some seconds to do."""
+        if self._proxy is not None:
+            await self._proxy.cut()
+            return
         vhost = quote(pika.URLParameters(self._url).virtual_host, safe="")
         for connection in await asyncio.to_thread(self._manage, "GET", f"/vhosts/{vhost}/connections"):
             await asyncio.to_thread(self._manage, "DELETE", f"/connections/{quote(connection['name'], safe='')}")
+
+    async def freeze(self, seconds: float) -> None:
+        """Hold back what clients and server send."""
+        if self._proxy is None:
+            raise NotRunnable("a connection with TLS is not led through a proxy, so it cannot be frozen")
+        await self._proxy.freeze(seconds)
 
     def _manage(self, method: str, path: str) -> Any:
         if self.management_url is None:
