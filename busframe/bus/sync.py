@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from busframe.bus.opened import OpenBus
+from busframe.errors import ConfigurationError
 from busframe.handling.context import SyncPublisher
 from busframe.handling.outlet import Outlet
 from busframe.handling.publisher import Publisher
@@ -24,9 +25,15 @@ class _LoopThread:
         self.loop = asyncio.new_event_loop()
         self.pid = os.getpid()
         # A daemon, because the interpreter waits for other threads before it runs what is registered at exit.
-        threading.Thread(target=self.loop.run_forever, name="busframe sync", daemon=True).start()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="busframe sync", daemon=True)
+        self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, R]) -> R:
+        if threading.current_thread() is self._thread:  # middleware or an observer of this very publish
+            work.close()
+            raise ConfigurationError(
+                "bus.sync() is called on its own event loop, which it would wait for: await instead"
+            )
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
 

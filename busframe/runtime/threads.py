@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import inspect
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,9 +38,13 @@ class Threads:
 
         def call() -> Any:
             try:
-                return context.run(fn, *args, **named)
+                result = context.run(fn, *args, **named)
             except StopIteration as error:  # a future cannot hold one: it would never be done
                 raise RuntimeError("the handler raised StopIteration") from error
+            if inspect.iscoroutine(result):  # a lambda around an async function: nothing has been handled
+                result.close()
+                raise TypeError(f"{handler} is a plain function that returned a coroutine: make it async, and await")
+            return result
 
         work = asyncio.get_running_loop().run_in_executor(self._pool, call)
         work.add_done_callback(self._ended)

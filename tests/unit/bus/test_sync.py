@@ -7,11 +7,12 @@ import sys
 import textwrap
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
-from busframe import Bus, Queue
-from busframe.errors import MessageTooLarge
+from busframe import Bus, Message, Queue
+from busframe.errors import ConfigurationError, MessageTooLarge
 from busframe.memory import MemoryBroker, MemoryTransport
 from busframe.spi import Host
 from tests.support.faulty import Faults, FaultyTransport
@@ -158,3 +159,21 @@ def test_the_transport_sees_the_same_host_as_with_a_loop() -> None:
     publisher.close()
     assert hosts[0].name(JOBS) == "p-jobs"
     assert "p-jobs" in broker.entities
+
+
+def test_its_own_loop_is_told() -> None:
+    """Publishing from what runs on the loop of bus.sync() is an error and no deadlock."""
+    seen: list[BaseException] = []
+
+    async def nested(to: Any, message: Message, send: Any) -> None:
+        try:
+            out.publish(jobs, "inner")
+        except ConfigurationError as error:
+            seen.append(error)
+        await send(message)
+
+    jobs = Queue("jobs", str)
+    out = Bus("memory://", uses=[jobs], publish_middleware=[nested]).sync()
+    out.publish(jobs, "outer")
+    out.close()
+    assert "its own event loop" in str(seen[0])
