@@ -1,6 +1,7 @@
 """The checks, a file for each letter of the specification. Importing this registers all of them."""
 
 from busframe.conformance.checks import (
+    batching,
     closing,
     dead_letters,
     declaring,
@@ -21,6 +22,7 @@ from busframe.conformance.checks import (
 )
 
 __all__ = [
+    "batching",
     "closing",
     "dead_letters",
     "declaring",

@@ -1,6 +1,7 @@
 """Mutants of the memory transport, a file for each file of checks. Importing this registers all of them."""
 
 from busframe.conformance.mutants import (
+    batching,
     closing,
     dead_letters,
     declaring,
@@ -26,20 +27,21 @@ __all__ = [
     "MutantReceiver",
     "MutantTransport",
     "mutant",
+    "batching",
     "closing",
     "dead_letters",
+    "declaring",
     "delays",
     "fanout",
     "fidelity",
     "filtering",
     "handlers",
     "operations",
+    "pipeline",
     "publish",
     "recovery",
     "replaying",
     "retries",
     "settling",
     "subscriptions",
-    "declaring",
-    "pipeline",
 ]
