@@ -11,6 +11,7 @@ from busframe.conformance.checks import (
     filtering,
     foreign,
     handlers,
+    letters,
     operations,
     pipeline,
     publish,
@@ -19,6 +20,7 @@ from busframe.conformance.checks import (
     retries,
     settling,
     subscriptions,
+    waiting,
 )
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "filtering",
     "foreign",
     "handlers",
+    "letters",
     "operations",
     "pipeline",
     "publish",
@@ -40,4 +43,5 @@ __all__ = [
     "retries",
     "settling",
     "subscriptions",
+    "waiting",
 ]

@@ -10,6 +10,7 @@ from busframe.conformance.mutants import (
     fidelity,
     filtering,
     handlers,
+    letters,
     operations,
     pipeline,
     publish,
@@ -18,6 +19,7 @@ from busframe.conformance.mutants import (
     retries,
     settling,
     subscriptions,
+    waiting,
 )
 from busframe.conformance.mutants.mutant import MUTANTS, Mutant, MutantReceiver, MutantTransport, mutant
 
@@ -36,6 +38,7 @@ __all__ = [
     "fidelity",
     "filtering",
     "handlers",
+    "letters",
     "operations",
     "pipeline",
     "publish",
@@ -44,4 +47,5 @@ __all__ = [
     "retries",
     "settling",
     "subscriptions",
+    "waiting",
 ]
