@@ -182,7 +182,7 @@ class SourceRunner:
 
         def ended(task: asyncio.Task[None]) -> None:
             stopped = self._handling.ending or (name == RECEIVE and (self._draining or self._by_hand))
-            if task.cancelled() and not stopped:
+            if task.cancelled() and not stopped and self._parts[name] is task:
                 self._keep_running(work, name)
 
         self._parts[name] = self._spawn(self._supervised(work), name)
@@ -292,8 +292,10 @@ class SourceRunner:
             self._slots.block("paused by hand")
             self._advance("paused")
             await _cancel(self._parts.get(RECEIVE))
-            if not self._keeps_receiver:
+            if self._by_hand and not self._keeps_receiver:
                 await self._receiving.stop()
+            if not self._by_hand:  # resumed meanwhile
+                return
             if not self._before:  # what an at-most-once source has received waits for its end here
                 for flight in self._slots.withdraw(waiting=True):
                     if self.plan.ordering == "key":
@@ -302,7 +304,7 @@ class SourceRunner:
                         self._hand_back(flight)
         await self._slots.wait_quiet()
         await self._settler.wait_empty()
-        if not self._keeps_receiver:
+        if self._by_hand and not self._keeps_receiver:
             await self._receiving.close()
 
     @property
@@ -318,7 +320,9 @@ class SourceRunner:
         self._slots.unblock("paused by hand")
         if self._pause_task is None:
             self._advance("resumed")
-        self._keep_running(self._receiving.run, RECEIVE)
+        receiving = self._parts.get(RECEIVE)
+        if receiving is None or receiving.done():  # else it is still being cancelled, and begins again after that
+            self._keep_running(self._receiving.run, RECEIVE)
 
     def set_concurrency(self, concurrency: int) -> None:
         """Run so many handlers at once from now on; what runs goes on.
@@ -347,6 +351,7 @@ class SourceRunner:
         await _cancel(self._parts.get(RECEIVE), self._pause_task)
         self._pause_task = None
         self._slots.unblock("paused")
+        self._slots.unblock("paused by hand")
         await self._receiving.stop()
         if not self._before:
             for flight in self._slots.withdraw(waiting=True):

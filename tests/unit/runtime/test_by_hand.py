@@ -143,3 +143,54 @@ async def test_only_what_runs_here_can_be_steered(bench: Bench) -> None:
                 await steer
         with pytest.raises(ConfigurationError, match="1 or more"):
             await worker.set_concurrency(jobs, 0)
+
+
+async def test_a_source_that_is_resumed_while_it_is_being_paused_goes_on_as_before(bench: Bench) -> None:
+    """One loop receives, whoever asked for what in which order; everything is handled and nothing stays behind."""
+    bus = bench.bus()
+    seen: list[int] = []
+    receiving = most = 0
+
+    @bus.handle(jobs, concurrency=2)
+    async def work(n: int) -> None:
+        await asyncio.sleep(3)
+        seen.append(n)
+
+    async with bus.worker() as worker:
+        for n in range(20):
+            await bus.publish(jobs, n)
+        for wait_s in (0, 0, 0.5, 2, 4):
+            await asyncio.sleep(wait_s)
+            pausing = asyncio.create_task(worker.pause(jobs))
+            await asyncio.sleep(wait_s / 4)
+            await worker.resume(jobs)
+            await pausing
+            receiving = sum("receive" in task.get_name() and not task.done() for task in asyncio.all_tasks())
+            most = max(most, receiving)
+        await worker.wait_idle(5)
+        assert worker.health().ready
+        assert worker.sources[0].in_flight == 0
+    assert most == 1
+    assert set(seen) == set(range(20))
+
+
+async def test_a_drain_handles_what_a_paused_at_most_once_source_has_received(bench: Bench) -> None:
+    """It cannot go back to the broker, which has it no more."""
+    bus = bench.bus()
+    seen: list[int] = []
+
+    @bus.handle(jobs, concurrency=1, prefetch=5, ack="before")
+    async def work(n: int) -> None:
+        await asyncio.sleep(2)
+        seen.append(n)
+
+    async with bus.worker() as worker:
+        for n in range(4):
+            await bus.publish(jobs, n)
+        await asyncio.sleep(3)
+        pausing = asyncio.create_task(worker.pause(jobs))
+        await asyncio.sleep(1)
+        received = worker.statistics()["jobs"]["received"]
+    await pausing
+    assert received > 2
+    assert sorted(seen) == list(range(received))

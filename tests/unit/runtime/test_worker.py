@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from busframe import Context, Message, Queue, Retry, Topic
+from busframe import Context, Message, Queue, Reject, Retry, Topic
 from busframe.errors import ConnectionFailed, DestinationNotFound, TransportError
 from busframe.logic.names import physical_name
 from busframe.model.events import Failed, Handled, SourceChanged
@@ -274,3 +274,25 @@ async def test_only_the_chosen_handlers_sources_run(bench: Bench) -> None:
         await worker.wait_idle()
     assert seen == ["two"]
     assert bench.ids(JOBS) == ["a"]
+
+
+async def test_what_waited_for_a_slot_when_the_connection_went_is_not_started(bench: Bench) -> None:
+    """It belongs to the broker again; only what ran, and what started before the loss was seen, runs twice."""
+    started: list[str] = []
+    bus = bench.bus()
+
+    @bus.handle(JOBS, prefetch=8, concurrency=1)
+    async def handle(job: str) -> None:
+        started.append(job)
+        await asyncio.sleep(5)
+        raise Reject
+
+    async with bus.worker() as worker:
+        await send(bus, JOBS, *map(str, range(12)))
+        await quiet(8)
+        assert bench.faults.held == 8
+        bench.cut()
+        await until(lambda: not bench.ids(JOBS))
+        await until(lambda: worker.sources[0].in_flight == 0)
+    assert len(bench.letters(JOBS)) == 12
+    assert len(started) <= 12 + 2
