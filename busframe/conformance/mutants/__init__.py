@@ -6,6 +6,7 @@ from busframe.conformance.mutants import (
     dead_letters,
     declaring,
     delays,
+    errors,
     fanout,
     fidelity,
     filtering,
@@ -48,4 +49,5 @@ __all__ = [
     "settling",
     "subscriptions",
     "waiting",
+    "errors",
 ]
