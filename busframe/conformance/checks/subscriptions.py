@@ -165,9 +165,7 @@ async def cycles(world: World) -> None:
         receiver = await world.receiver(transport, subscription, prefetch=30)
         taken = await world.take(receiver, 20)
         await world.settle(receiver, taken[:15])
-        await receiver.close()
-        for delivery in taken[15:]:
-            world.history.let_go(delivery.message.id, str(id(receiver)))
+        await world.close(receiver)
     await publishing
     receiver = await world.receiver(transport, subscription, prefetch=200)
     await world.drain(receiver, 700)

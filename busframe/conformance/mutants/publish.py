@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
 
-from busframe.conformance.mutants.mutant import MutantReceiver, MutantTransport, mutant
+from busframe.conformance.mutants.mutant import (
+    MUTANTS,
+    Mutant,
+    MutantHarness,
+    MutantReceiver,
+    MutantTransport,
+    mutant,
+)
+from busframe.errors import PublishFailed
 from busframe.model.delivery import Delivery, Outgoing
 
 
@@ -90,3 +98,34 @@ class MixesDestinations(MutantTransport):
         self._to = outgoing[0].to
         await asyncio.sleep(0)
         return await super().publish([replace(out, to=self._to) for out in outgoing], timeout_s=timeout_s)
+
+
+class FreezableHarness(MutantHarness):
+    """A memory broker that does not answer for a while."""
+
+    async def freeze(self, seconds: float) -> None:
+        """Its clients look after that."""
+        self.broker.frozen = True  # type: ignore[attr-defined]
+        await asyncio.sleep(seconds)
+        self.broker.frozen = False  # type: ignore[attr-defined]
+
+
+class SaysThatItFailed(MutantTransport):
+    """A publish that is not answered is told to have failed, and is there."""
+
+    async def publish(self, outgoing: Sequence[Outgoing], *, timeout_s: float) -> Sequence[Exception | None]:
+        """Sent all the same."""
+        outcomes = await super().publish(outgoing, timeout_s=timeout_s)
+        if getattr(self._given, "frozen", False):
+            await asyncio.sleep(timeout_s)
+            return [PublishFailed("no answer")] * len(outgoing)
+        return outcomes
+
+
+MUTANTS["SaysThatItFailed"] = Mutant(
+    "SaysThatItFailed",
+    "what is not answered is told to have failed",
+    ("A8",),
+    "PublishOutcomeUnknown was expected, not PublishFailed",
+    lambda: FreezableHarness(SaysThatItFailed, "SaysThatItFailed"),
+)
