@@ -31,19 +31,23 @@ async def consuming(
         What is settled so far.
     """
     settled: list[Delivery] = []
+    working = asyncio.Lock()
 
     async def run() -> None:
         while True:
             deliveries = await receiver.receive(limit)
             for delivery in deliveries:
                 world.history.taken(delivery.message.id, str(id(receiver)))
-            for delivery in deliveries:
-                await world.settle(receiver, [delivery], ACK if work is None else await work(delivery))
-                settled.append(delivery)
+            async with working:
+                for delivery in deliveries:
+                    await world.settle(receiver, [delivery], ACK if work is None else await work(delivery))
+                    settled.append(delivery)
 
     task = asyncio.create_task(run())
     try:
         yield settled
+        async with working:  # what it works at it ends: a settlement that was cancelled may or may not be done
+            task.cancel()
     finally:
         task.cancel()
         await asyncio.wait((task,))

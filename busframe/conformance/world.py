@@ -343,6 +343,13 @@ class World:
             await asyncio.sleep(0.01)
         raise Violation(f"it did not stay so: {what}")
 
+    async def quiet(self, count: Callable[[], int], *, quiet_s: float = QUIET_S) -> None:
+        """Wait until a count of what happens stays as it is for a quiet period, so that extras are seen."""
+        before = -1
+        while before != count():
+            before = count()
+            await asyncio.sleep(quiet_s)
+
     def balanced(self, **allowed: Any) -> None:
         """Demand that the history adds up."""
         problems = self.history.account(**allowed)

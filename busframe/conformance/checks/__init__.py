@@ -3,6 +3,7 @@
 from busframe.conformance.checks import (
     batching,
     closing,
+    competing,
     dead_letters,
     declaring,
     delays,
@@ -12,6 +13,7 @@ from busframe.conformance.checks import (
     filtering,
     foreign,
     handlers,
+    holding,
     letters,
     operations,
     pipeline,
@@ -48,4 +50,6 @@ __all__ = [
     "settling",
     "subscriptions",
     "waiting",
+    "competing",
+    "holding",
 ]

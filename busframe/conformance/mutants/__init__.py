@@ -3,6 +3,7 @@
 from busframe.conformance.mutants import (
     batching,
     closing,
+    competing,
     dead_letters,
     declaring,
     delays,
@@ -11,6 +12,7 @@ from busframe.conformance.mutants import (
     fidelity,
     filtering,
     handlers,
+    holding,
     letters,
     operations,
     pipeline,
@@ -50,4 +52,6 @@ __all__ = [
     "subscriptions",
     "waiting",
     "errors",
+    "competing",
+    "holding",
 ]
