@@ -36,6 +36,7 @@ class Harness(ABC):
     Attributes:
         name: of the transport and its broker, for the report.
         url: for checks that start processes of their own; None: the broker lives in this process.
+        tls_scheme: of its plugin's URLs with TLS; None: there are none.
         patience: by how much longer than usual to wait for what should come.
         lock_s: after how long a broker takes an unsettled delivery back of which its consumer says nothing; None: it
             goes by the connection alone.
@@ -44,9 +45,17 @@ class Harness(ABC):
 
     name: str
     url: str | None = None
+    tls_scheme: str | None = None
     patience: float = 1.0
     lock_s: float | None = None
     late_acks: bool = False
+
+    @property
+    def scheme(self) -> str:
+        """Of the URLs that its plugin takes."""
+        if self.url is None:
+            raise NotRunnable(f"{self.name} has no URL")
+        return self.url.partition(":")[0]
 
     async def start(self) -> None:
         """Prepare the broker, once for a run."""

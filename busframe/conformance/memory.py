@@ -20,6 +20,7 @@ class MemoryHarness(Harness):
     """One broker of this process, shared by all clients of a run."""
 
     name = "memory"
+    scheme = "memory"
 
     def __init__(self) -> None:
         self.broker = MemoryBroker()

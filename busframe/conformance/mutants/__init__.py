@@ -20,6 +20,7 @@ from busframe.conformance.mutants import (
     recovery,
     replaying,
     retries,
+    security,
     settling,
     subscriptions,
     waiting,
@@ -54,4 +55,5 @@ __all__ = [
     "errors",
     "competing",
     "holding",
+    "security",
 ]

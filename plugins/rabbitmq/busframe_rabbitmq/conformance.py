@@ -35,6 +35,8 @@ class RabbitMQHarness(Harness):
             proxy, which can cut and freeze them.
     """
 
+    tls_scheme = "amqps"
+
     def __init__(self, url: str, management_url: str | None = None) -> None:
         self.url = self._url = url
         self.name = "rabbitmq"
