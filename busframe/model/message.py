@@ -16,7 +16,8 @@ class FrozenHeaders(dict[str, str]):
     def _refuse(self, *args: object, **named: object) -> NoReturn:
         raise TypeError("the headers of a message cannot be changed: publish a new one with dict(headers) | {...}")
 
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = _refuse
+    setdefault = update = _refuse  # pyright: ignore[reportAssignmentType] - overloads, all of which refuse
 
     def __reduce__(self) -> tuple[type["FrozenHeaders"], tuple[dict[str, str]]]:
         return FrozenHeaders, (dict(self),)

@@ -72,7 +72,7 @@ class Receiving:
         self.resumed.set()
         self._entity = entity
         self._address = str(entity.address)
-        self._ack = ack
+        self._ack: Literal["after", "before"] = ack
         self._by_key = by_key
         self._transport = transport
         self._host = host

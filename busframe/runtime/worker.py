@@ -121,7 +121,7 @@ class Worker:
 
     def health(self) -> Health:
         """How its sources are. Never raises."""
-        states = {runner.address: runner.state for runner in self._runners}
+        states: dict[str, SourceState] = {runner.address: runner.state for runner in self._runners}
         problems = [problem for runner in self._runners for problem in runner.problems]
         return Health(all(state in READY for state in states.values()), states, problems)
 

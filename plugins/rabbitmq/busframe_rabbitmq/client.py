@@ -3,6 +3,9 @@
 Everything here runs on the one loop that opened the connection: pika is not thread-safe.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# because the types that it has for pika are not of this version, and know nothing of the public seam for IO services.
+
 import asyncio
 import logging
 import re

@@ -4,6 +4,9 @@ What is native goes through a blocking pika connection in a thread: another clie
 library, with none of its code.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+# because the types that it has for pika are not of this version, and know nothing of the public seam for IO services.
+
 import asyncio
 import json
 import urllib.request
