@@ -76,13 +76,14 @@ def _installed(name: str) -> bool:
     return find_spec(name) is not None
 
 
-def run_page(page: Path, folder: Path, url: str | None) -> int:
+def run_page(page: Path, folder: Path, url: str | None, *, memory: bool = False) -> int:
     """Do what a page says, in a folder: write its files, run its commands, compare what they print.
 
     Args:
         page: which.
         folder: an empty one.
-        url: stands for `amqp://localhost`; None: commands that name it are left out, with all blocks that name it.
+        url: stands for `amqp://localhost`; None: the commands that need it are left out.
+        memory: it stands for `memory://` instead.
 
     Returns:
         How many commands were run.
@@ -93,7 +94,7 @@ def run_page(page: Path, folder: Path, url: str | None) -> int:
             continue
         if block.file is not None:
             (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / block.file).write_text(_on(block.text, url))
+            (folder / block.file).write_text(_on(block.text, url, "memory://") if memory else _on(block.text, url))
         elif block.language == "console":
             for command, expected in block.commands:
                 where = f"{page.relative_to(ROOT)}, line {block.line}: $ {command}"
@@ -109,8 +110,8 @@ def _needs_broker(block: Block, folder: Path) -> bool:
     return block.language == "console" and "amqp://localhost" in block.text + said
 
 
-def _on(text: str, url: str | None) -> str:
-    return text.replace("amqp://localhost", url) if url else text
+def _on(text: str, url: str | None, said: str = "amqp://localhost") -> str:
+    return text.replace(said, url) if url else text
 
 
 def _run(command: str, folder: Path, where: str) -> str:

@@ -10,6 +10,7 @@ from tests.docs.pages import PAGES, ROOT, blocks, commands, environment, run_pag
 
 WITH_CODE = [page for page in PAGES if any(block.file or block.language == "console" for block in blocks(page))]
 ON_RABBITMQ = [page for page in WITH_CODE if "amqp://localhost" in page.read_text()]
+IN_MEMORY = [page for page in WITH_CODE if 'Bus("memory://"' in page.read_text() and "$ python" in page.read_text()]
 
 # Where the commands that set a machine up are tried, for they are not run page by page.
 SET_UP = {
@@ -50,6 +51,18 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
 def test_a_page_does_the_same_on_rabbitmq(page: Path, tmp_path: Path, rabbitmq_vhost: str) -> None:
     """The commands that name RabbitMQ do what the page says there."""
     assert run_page(page, tmp_path, rabbitmq_vhost)
+
+
+# A sweep of dead letters whose newest one is removed and an older one kept ends in "unknown delivery tag".
+BROKEN_ON_RABBITMQ = {"look-after-dead-letters.md": pytest.mark.xfail(reason="the plugin's letters.py", strict=False)}
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=BROKEN_ON_RABBITMQ.get(page.name, ())) for page in IN_MEMORY], ids=name_of
+)
+def test_a_program_in_memory_says_the_same_on_rabbitmq(page: Path, tmp_path: Path, rabbitmq_vhost: str) -> None:
+    """Where a page shows a program in memory, another URL changes nothing that it prints."""
+    run_page(page, tmp_path, rabbitmq_vhost, memory=True)
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
