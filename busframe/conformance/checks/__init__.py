@@ -17,6 +17,7 @@ from busframe.conformance.checks import (
     holding,
     letters,
     operations,
+    ordering,
     pipeline,
     publish,
     publish_faults,
@@ -56,4 +57,5 @@ __all__ = [
     "settling",
     "subscriptions",
     "waiting",
+    "ordering",
 ]

@@ -15,6 +15,7 @@ from busframe.conformance.mutants import (
     holding,
     letters,
     operations,
+    ordering,
     pipeline,
     publish,
     recovery,
@@ -56,4 +57,5 @@ __all__ = [
     "settling",
     "subscriptions",
     "waiting",
+    "ordering",
 ]
