@@ -9,6 +9,7 @@ from busframe.conformance.mutants import (
     delays,
     errors,
     fanout,
+    faults,
     fidelity,
     filtering,
     handlers,
@@ -58,4 +59,5 @@ __all__ = [
     "subscriptions",
     "waiting",
     "ordering",
+    "faults",
 ]
