@@ -1,7 +1,8 @@
 """What the shop says to itself: the payloads, where they are published, and who reads them."""
 
-from busframe import Queue, Topic
 from pydantic import BaseModel
+
+from busframe import Queue, Topic
 
 
 class OrderCreated(BaseModel):

@@ -11,10 +11,11 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from busframe import Context, DeadLetters, Destination, Message, Next, Queue, Source, Subscription
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from busframe import Context, DeadLetters, Destination, Message, Next, Queue, Source, Subscription
 
 SAID_AT_MOST = 20
 

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 from busframe import Bus, Context, Message, Retry, SyncContext
 from busframe.errors import BusframeError
-
 from events import (
     Email,
     OrderCancelled,
