@@ -72,7 +72,8 @@ async def temporary(world: World) -> None:
         raise Violation(f"the harness is wrong: {subscription} is consumed and does not exist on the broker")
     await receiver.close()
     for address in (subscription, subscription.dead_letters):
-        await world.until(partial(_gone, world, address), f"{address} is gone from the broker after its consumer")
+        gone = f"{address} is gone from the broker after its consumer"
+        await world.until(partial(_gone, world, address), gone, within_s=10.0)
     world.balanced()
 
 
