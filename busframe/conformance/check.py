@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 from busframe.conformance.harness import NotRunnable
 from busframe.model.capabilities import Capabilities
@@ -91,6 +92,10 @@ class Result:
     seconds: float
 
 
+OUTCOMES: "WeakKeyDictionary[Harness, dict[str, Outcome]]" = WeakKeyDictionary()
+"""How the checks ended that were run with a harness so far."""
+
+
 async def run_check(check: Check, harness: "Harness") -> Result:
     """Run one check against a broker that is started. Never raises but for cancellation."""
     from busframe.conformance.world import World
@@ -116,4 +121,5 @@ async def run_check(check: Check, harness: "Harness") -> Result:
         outcome, detail = "failed", "".join(traceback.format_exception(error)[-6:])
         if isinstance(error, AssertionError):
             detail = f"{error}\n{detail}"
+    OUTCOMES.setdefault(harness, {})[check.id] = outcome
     return Result(check, outcome, detail, time.monotonic() - started)

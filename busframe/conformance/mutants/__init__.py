@@ -14,6 +14,7 @@ from busframe.conformance.mutants import (
     filtering,
     handlers,
     holding,
+    honesty,
     letters,
     operations,
     ordering,
@@ -60,4 +61,5 @@ __all__ = [
     "waiting",
     "ordering",
     "faults",
+    "honesty",
 ]

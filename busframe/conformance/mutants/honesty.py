@@ -1,0 +1,110 @@
+"""What can be wrong with R: of a transport, and of a harness."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from busframe.conformance.mutants.mutant import MUTANTS, Mutant, MutantHarness, MutantTransport, mutant
+from busframe.model.capabilities import Capabilities
+from busframe.model.destination import Address, SourceAddress
+from busframe.model.entity import Stats, Stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoreCapabilities(Capabilities):
+    """With one that no check knows."""
+
+    teleports: bool = True
+
+
+@mutant("a capability is claimed that nothing measures", "R1", says="measured by no check .*teleports")
+class ClaimsMore(MutantTransport):
+    """It is not even a call."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.capabilities = MoreCapabilities(**asdict(self.capabilities))
+
+
+@mutant("what is not claimed is answered with nothing", "R2", says="stats is not claimed: Unsupported was expected")
+class AnswersWithNothing(MutantTransport):
+    """Instead of a refusal."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.capabilities = replace(self.capabilities, stats=False)
+
+    async def stats(self, source: SourceAddress) -> Stats:
+        """As if nothing was there."""
+        return Stats()
+
+
+@mutant("a delay that is not claimed is ignored", "R2", says="publish_delay_max_s is not claimed")
+class IgnoresUnclaimedDelays(MutantTransport):
+    """The message comes at once."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.capabilities = replace(self.capabilities, publish_delay_max_s=0.0)
+
+
+@mutant("statistics are claimed, and say nothing", "R3", says="are there; statistics say")
+class ClaimsStatistics(MutantTransport):
+    """A capability that is a no-op."""
+
+    async def stats(self, source: SourceAddress) -> Stats:
+        """Nothing of it."""
+        return Stats(depth=0)
+
+
+@mutant("browse is claimed, and shows nothing", "R3", says="browse shows 0 messages")
+class ClaimsToBrowse(MutantTransport):
+    """A capability that is a no-op."""
+
+    async def browse(self, source: SourceAddress, *, after: str = "", limit: int = 100) -> Sequence[Stored]:
+        """Nothing of queues."""
+        return await super().browse(source, after=after, limit=limit) if source.address.endswith("dead") else ()
+
+
+def _harness(wrong: str, *, says: str) -> Callable[[type[MutantHarness]], type[MutantHarness]]:
+    def register(kind: type[MutantHarness]) -> type[MutantHarness]:
+        name = kind.__name__
+        MUTANTS[name] = Mutant(name, wrong, ("R4",), says, lambda: kind(MutantTransport, name))
+        return kind
+
+    return register
+
+
+@_harness("the harness finds nothing that exists", says="the opposite of whether")
+class FindsNothing(MutantHarness):
+    """So that every publish to it seems to go nowhere."""
+
+    async def native_exists(self, to: Address, name: str) -> bool:
+        """Never."""
+        return False
+
+
+@_harness("the harness finds everything", says="the opposite of whether")
+class FindsEverything(MutantHarness):
+    """What is nonexistent is made up."""
+
+    async def native_exists(self, to: Address, name: str) -> bool:
+        """Always."""
+        return True
+
+
+@_harness("the harness publishes nothing", says="0 of 1 messages came")
+class PublishesNothing(MutantHarness):
+    """So that nothing foreign is ever received."""
+
+    async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
+        """Nothing."""
+
+
+@_harness("the harness reads what nobody published", says="and the harness read")
+class ReadsNothing(MutantHarness):
+    """As a stub."""
+
+    async def native_read(self, source: Address, name: str) -> tuple[bytes, Mapping[str, str]]:
+        """Always the same."""
+        return b"", {}
