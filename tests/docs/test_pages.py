@@ -53,13 +53,7 @@ def test_a_page_does_the_same_on_rabbitmq(page: Path, tmp_path: Path, rabbitmq_v
     assert run_page(page, tmp_path, rabbitmq_vhost)
 
 
-# A sweep of dead letters whose newest one is removed and an older one kept ends in "unknown delivery tag".
-BROKEN_ON_RABBITMQ = {"look-after-dead-letters.md": pytest.mark.xfail(reason="the plugin's letters.py", strict=False)}
-
-
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=BROKEN_ON_RABBITMQ.get(page.name, ())) for page in IN_MEMORY], ids=name_of
-)
+@pytest.mark.parametrize("page", IN_MEMORY, ids=name_of)
 def test_a_program_in_memory_says_the_same_on_rabbitmq(page: Path, tmp_path: Path, rabbitmq_vhost: str) -> None:
     """Where a page shows a program in memory, another URL changes nothing that it prints."""
     run_page(page, tmp_path, rabbitmq_vhost, memory=True)

@@ -94,7 +94,6 @@ class _Sweep:
         self._done_with = done_with
         self._expected = 0
         self._taken = 0
-        self._last_tag = 0
         self._removed = 0
         self._all = asyncio.Event()
 
@@ -106,14 +105,14 @@ class _Sweep:
         consumer = await self._channel.consume(self._queue, self._take, prefetch=0)
         await self._wait_all()
         await self._channel.cancel(consumer)
-        if self._last_tag and self._removed < self._taken:
-            self._channel.requeue(self._last_tag, multiple=True)
+        if self._removed < self._taken:
+            # 0 is all that are unsettled: the last tag may be of one that was removed, and then is unknown (406).
+            self._channel.requeue(0, multiple=True)
             await self._wait_visible()
         return self._removed
 
     def _take(self, tag: int, redelivered: bool, properties: Any, body: bytes) -> None:
         self._taken += 1
-        self._last_tag = tag
         message, carried, _ = decode_letter(properties, body, redelivered, *self._of)
         at = message.dead.last_failed_at if message.dead is not None else message.published_at
         # Not those that arrive meanwhile: the sweep of a source that is being filled must end.

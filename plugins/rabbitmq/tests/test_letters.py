@@ -108,3 +108,13 @@ async def test_letters_can_be_consumed(rabbitmq_vhost: str) -> None:
             (got,) = await take(receiver, 1)
             assert got.message.dead is not None
             assert got.message.dead.reason == "rejected"
+
+
+async def test_the_newest_is_removed_and_the_older_ones_stay(rabbitmq_vhost: str) -> None:
+    """What is given back after it does not depend on which letters are gone."""
+    async with opened(rabbitmq_vhost) as transport:
+        await declare(transport, EMAILS)
+        await publish_all(transport, LETTERS, *(message(id=f"m{number}") for number in range(3)))
+        letters = await transport.browse(LETTERS)
+        assert await transport.remove(LETTERS, [letters[-1].position]) == 1
+        assert list(await transport.browse(LETTERS)) == list(letters[:-1])
