@@ -29,6 +29,7 @@ class Slots:
         spawn: makes a task that the source owns.
         pause: what to do with a flight whose handler asks for a pause.
         hand_back: what to do with one that would wait in its lane while the source drains.
+        survived: told that a handler has failed, and that its message waits: the process lives.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Slots:
         spawn: Spawn,
         pause: Callable[[Flight, float], None],
         hand_back: Callable[[Flight, InLane], None],
+        survived: Callable[[Flight], None],
     ) -> None:
         self.lanes: Lanes[Flight] = Lanes()
         self.running = 0
@@ -47,6 +49,7 @@ class Slots:
         self._spawn = spawn
         self._pause = pause
         self._hand_back = hand_back
+        self._survived = survived
         self._blocked: set[Reason] = set()
         self._retiring = 0
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -177,6 +180,7 @@ class Slots:
         elif isinstance(in_lane, Pause):
             self._pause(flight, in_lane.delay_s)
         else:
+            self._survived(flight)
             self._waiting[flight] = self._spawn(self._later(flight, in_lane.delay_s), "retry")
 
     async def _later(self, flight: Flight, delay_s: float) -> None:

@@ -83,7 +83,7 @@ class SourceRunner:
         self._settler = Settler(self.address, host, self._on_settled, lambda: redeclare(entity))
         # What an at-most-once source receives is settled already.
         handling.finish = (lambda flight: self._on_settled(flight, None)) if self._before else self._settler.put
-        self._slots = Slots(handling, host.sleep, self._spawn, self._pause, self._end_in_drain)
+        self._slots = Slots(handling, host.sleep, self._spawn, self._pause, self._end_in_drain, self._survived)
         self._receiving = Receiving(
             entity,
             ack="before" if self._before else "after",
@@ -212,8 +212,8 @@ class SourceRunner:
         if outcome is not None:
             self.counters.lost += 1
             logger.info("%s: %s", self.address, outcome, extra={"source": self.address})
-        elif flight.settlement is not RELEASE and flight.delivery.deliveries < self._receiving.suspect_from:
-            self.credit.succeed()
+        elif flight.settlement is not RELEASE:
+            self._survived(flight)
         if flight.settled is not None and not flight.settled.done():
             flight.settled.set_result(outcome)
         self.credit.give()
@@ -222,6 +222,10 @@ class SourceRunner:
             self._slots.wake()
         self._receiving.credit_is_free()
         self._last_settled = self._time()
+
+    def _survived(self, flight: Flight) -> None:
+        if flight.delivery.deliveries < self._receiving.suspect_from and self.credit.succeed():
+            self._receiving.credit_is_free()
 
     def _release(self, flights: Sequence[Flight]) -> None:
         for flight in flights:

@@ -202,3 +202,24 @@ async def test_a_cut_while_a_key_waits_for_its_retry_keeps_the_order(bench: Benc
         await until(lambda: not bench.ids(JOBS))
         await until(lambda: worker.sources[0].in_flight == 0)
     assert seen == ["a", "a", "b", "c"]
+
+
+async def test_the_first_failure_holds_up_its_key_alone(bench: Bench) -> None:
+    """Also right after the start, when little may be in flight: a message that waits for its retry has not killed it."""
+    bus = bench.bus(uses=[JOBS])
+    handled: list[tuple[str, float]] = []
+
+    @bus.handle(JOBS, ordering="key", retry=Retry(delay_s=100, max_delay_s=100, jitter=0))
+    async def work(job: str, ctx: Context) -> None:
+        if job == "fails" and ctx.attempt == 1:
+            raise ValueError
+        handled.append((job, now()))
+
+    async with bus:
+        await bus.publish(JOBS, "fails", key="a")
+        for number in range(5):
+            await bus.publish(JOBS, f"other-{number}", key=f"b{number}")
+        async with bus.worker() as worker:
+            await worker.wait_idle(1)
+    assert [job for job, _ in handled] == [f"other-{number}" for number in range(5)] + ["fails"]
+    assert [at for _, at in handled] == pytest.approx([0.0] * 5 + [100.0], abs=0.01)
