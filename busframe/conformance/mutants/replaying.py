@@ -11,7 +11,9 @@ from busframe.model.destination import SourceAddress, Subscription
 from busframe.model.entity import Stored
 
 
-@mutant("a look takes what it shows", "V14", "V21", says="not within .*3 dead letters|in list 1 the dead letters have")
+@mutant(
+    "a look takes what it shows", "V14", "V21", says=r"not within .*\d dead letters|in list 1 the dead letters have"
+)
 class TakesWhenItLooks(MutantTransport):
     """As a client that gets and acknowledges."""
 
