@@ -205,7 +205,7 @@ async def test_a_cut_while_a_key_waits_for_its_retry_keeps_the_order(bench: Benc
 
 
 async def test_the_first_failure_holds_up_its_key_alone(bench: Bench) -> None:
-    """Also right after the start, when little may be in flight: a message that waits for its retry has not killed it."""
+    """Also right after the start, when little may be in flight: a message that waits for its retry killed nothing."""
     bus = bench.bus(uses=[JOBS])
     handled: list[tuple[str, float]] = []
 
