@@ -2,8 +2,10 @@
 
 from busframe.conformance.checks import (
     batching,
+    cancelling,
     closing,
     competing,
+    concurrency,
     crashes,
     dead_letters,
     declaring,
@@ -62,4 +64,6 @@ __all__ = [
     "settling",
     "subscriptions",
     "waiting",
+    "concurrency",
+    "cancelling",
 ]

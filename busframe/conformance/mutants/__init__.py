@@ -2,8 +2,10 @@
 
 from busframe.conformance.mutants import (
     batching,
+    cancelling,
     closing,
     competing,
+    concurrency,
     dead_letters,
     declaring,
     delays,
@@ -62,4 +64,6 @@ __all__ = [
     "ordering",
     "faults",
     "honesty",
+    "concurrency",
+    "cancelling",
 ]

@@ -66,21 +66,6 @@ class StarvesOthers(MutantReceiver):
         return await self.inner.receive(limit)
 
 
-@mutant("what is waiting is fetched without bounds", "C4", says="messages came")
-class FetchesAhead(MutantReceiver):
-    """Takes no notice of its prefetch."""
-
-    def __init__(self, transport: MutantTransport, inner: Receiver, entity: Entity) -> None:
-        super().__init__(transport, inner, entity)
-        self._ahead: deque[Delivery] = deque()
-
-    async def receive(self, limit: int) -> Sequence[Delivery]:
-        """From what was fetched ahead."""
-        if not self._ahead:
-            self._ahead.extend(await self.inner.receive(1000))
-        return [self._ahead.popleft() for _ in range(min(limit, len(self._ahead)))]
-
-
 @mutant("an idle consumer polls", "C5", says="of a processor")
 class Polls(MutantReceiver):
     """Never sleeps."""

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from busframe.conformance.mutants.mutant import MutantTransport, core_mutant, mutant
+from busframe.conformance.mutants.mutant import MutantTransport, mutant
 from busframe.model.delivery import Outgoing
 from busframe.model.entity import Change, Entity
-from busframe.runtime.source import SourceRunner
 from busframe.spi.transport import Receiver
 
 
@@ -34,19 +33,3 @@ class ForgetsOrder(MutantTransport):
     def receiver(self, entity: Entity, *, prefetch: int, ack: Literal["after", "before"] = "after") -> Receiver:
         """Of a source without order."""
         return super().receiver(replace(entity, ordering="none"), prefetch=prefetch, ack=ack)
-
-
-_START = SourceRunner.start
-
-
-@core_mutant(
-    "one handler more runs than is allowed",
-    "G7",
-    says="handlers ran at once",
-    of=SourceRunner,
-    attribute="start",
-)
-async def one_slot_more(self: SourceRunner) -> None:
-    """One slot more."""
-    self.concurrency += 1
-    await _START(self)
