@@ -117,6 +117,12 @@ class RabbitMQHarness(Harness):
 
         return await self._ask(look)
 
+    async def native_limited(self, source: Address, name: str) -> bool:
+        """A quorum queue with a low delivery limit."""
+        limited = {"x-queue-type": "quorum", "x-delivery-limit": 1}
+        await self._ask(lambda channel: channel.queue_declare(name, durable=True, arguments=limited))
+        return True
+
     async def delete(self, source: Address, name: str) -> None:
         """Under its consumers."""
         await self._ask(lambda channel: channel.queue_delete(name))
@@ -166,5 +172,5 @@ class RabbitMQHarness(Harness):
 
 
 def harness(url: str) -> RabbitMQHarness:
-    """The harness for a URL that a user points at; ``?management_url=…`` names the management plugin."""
+    """The harness for a URL that a user points at."""
     return RabbitMQHarness(url)
