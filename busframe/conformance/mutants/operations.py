@@ -15,6 +15,9 @@ from busframe.conformance.mutants.mutant import (
     core_mutant,
     mutant,
 )
+from busframe.conformance.world import PREFIX
+from busframe.logic.names import physical_name
+from busframe.memory import topology
 from busframe.model.delivery import Delivery
 from busframe.model.destination import Address
 from busframe.model.entity import Change, Entity
@@ -119,4 +122,25 @@ MUTANTS["ForgetfulHarness"] = Mutant(
     ("V27",),
     "an error that says that 7 messages were lost",
     ForgetfulHarness,
+)
+
+
+class CarelessHarness(MemoryHarness):
+    """A memory broker with a limit of an operator's own that the transport does not look at."""
+
+    name = "memory, mutated: CarelessHarness"
+    patience = PATIENCE
+
+    async def native_limited(self, source: Address, name: str) -> bool:
+        """A queue as any other, but for the limit that is thought of."""
+        topology.apply(self.broker, [Change(source, "create")], lambda address: physical_name(address, PREFIX))
+        return True
+
+
+MUTANTS["CarelessHarness"] = Mutant(
+    "CarelessHarness",
+    "an operator's limit on deliveries is not looked at",
+    ("V9",),
+    "ConfigurationError or Unsupported was expected when the bus opens, and it opened",
+    CarelessHarness,
 )
