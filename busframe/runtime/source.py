@@ -375,9 +375,10 @@ class SourceRunner:
         except TimeoutError:
             finished = False
             logger.warning(
-                "%s: %d handlers did not finish in time: they are cancelled, and their messages delivered again",
+                "%s: %d handlers did not finish in time: they are cancelled, and their messages %s",
                 self.address,
                 self._slots.running,
+                "are gone, for they were settled before" if self._before else "delivered again",
                 extra={"source": self.address},
             )
         self._limit = None
