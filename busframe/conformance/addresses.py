@@ -10,8 +10,8 @@ SECRET = "kit-s3cret-0f3a"
 
 
 def unreachable(harness: Harness) -> str | None:
-    """A URL at which nothing listens; None: the broker lives in this process."""
-    if harness.url is None:
+    """A URL at which nothing listens; None: the broker lives in this process, or is no server (``files:///…``)."""
+    if harness.url is None or urlsplit(harness.url).hostname is None:
         return None
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -21,7 +21,7 @@ def unreachable(harness: Harness) -> str | None:
 
 def stranger(harness: Harness) -> str | None:
     """The broker's URL with a user that it does not know; None: it has no users."""
-    if harness.url is None:
+    if harness.url is None or urlsplit(harness.url).hostname is None:
         return None
     parts = urlsplit(harness.url)
     place = parts.netloc.rpartition("@")[2]
