@@ -69,8 +69,9 @@ async def attempts_survive_restarts(world: World) -> None:
     async with new_bus() as bus:
         (message,) = await world.send(bus, queue, {})
     while len(attempts.all) < policy.max_attempts:
+        seen = len(attempts.all)
         async with new_bus().worker():
-            await attempts.until(len(attempts.all) + 1, "the next attempt")
+            await attempts.until(seen + 1, "the next attempt")
         numbers = attempts.numbers(message.id)
         if numbers != (list(range(1, len(numbers) + 1)) if exact else sorted(set(numbers))):
             raise Violation(f"each worker is a new one, and the attempts were {numbers}")

@@ -73,7 +73,7 @@ class PurgesAll(MutantTransport):
 
 
 @mutant("a temporary subscription stays", "O3", says="a temporary subscription to go")
-class KeepsTemporary(MutantReceiver):
+class KeepsTheTemporary(MutantReceiver):
     """It is like any other."""
 
     async def close(self) -> None:

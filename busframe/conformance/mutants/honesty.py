@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from busframe.conformance.mutants.mutant import MUTANTS, Mutant, MutantHarness, MutantTransport, mutant
+from busframe.conformance.mutants.mutant import Mutant, MutantHarness, MutantTransport, mutant, register_mutant
 from busframe.model.capabilities import Capabilities
 from busframe.model.destination import Address, SourceAddress
 from busframe.model.entity import Stats, Stored
@@ -69,7 +69,7 @@ class ClaimsToBrowse(MutantTransport):
 def _harness(wrong: str, *, says: str) -> Callable[[type[MutantHarness]], type[MutantHarness]]:
     def register(kind: type[MutantHarness]) -> type[MutantHarness]:
         name = kind.__name__
-        MUTANTS[name] = Mutant(name, wrong, ("R4",), says, lambda: kind(MutantTransport, name))
+        register_mutant(Mutant(name, wrong, ("R4",), says, lambda: kind(MutantTransport, name)))
         return kind
 
     return register

@@ -6,6 +6,7 @@ that they fail for the right reason.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from busframe.conformance.memory import MemoryHarness
@@ -102,6 +103,17 @@ MUTANTS: dict[str, Mutant] = {}
 """All mutants, by name."""
 
 
+def register_mutant(mutant: Mutant) -> None:
+    """Make a mutant known.
+
+    Raises:
+        ValueError: there is one of its name: one of them would never be tried.
+    """
+    if mutant.name in MUTANTS:
+        raise ValueError(f"two mutants are called {mutant.name}")
+    MUTANTS[mutant.name] = mutant
+
+
 def mutant(wrong: str, *caught_by: str, says: str) -> Callable[[type[Any]], type[Any]]:
     """Register a mutant: a ``MutantTransport``, or a ``MutantReceiver`` of an otherwise right transport."""
 
@@ -109,9 +121,8 @@ def mutant(wrong: str, *caught_by: str, says: str) -> Callable[[type[Any]], type
         transport = kind
         if issubclass(kind, MutantReceiver):
             transport = type(kind.__name__, (MutantTransport,), {"receivers": kind})
-        MUTANTS[kind.__name__] = Mutant(
-            kind.__name__, wrong, caught_by, says, lambda: MutantHarness(transport, kind.__name__)
-        )
+        name = kind.__name__
+        register_mutant(Mutant(name, wrong, caught_by, says, lambda: MutantHarness(transport, name)))
         return kind
 
     return register
@@ -125,7 +136,8 @@ def core_mutant(wrong: str, *caught_by: str, says: str, of: object, attribute: s
 
     def register(replacement: F) -> F:
         name = replacement.__name__
-        MUTANTS[name] = Mutant(name, wrong, caught_by, says, lambda: PatchedHarness(name, of, attribute, replacement))
+        harness = partial(PatchedHarness, name, of, attribute, replacement)
+        register_mutant(Mutant(name, wrong, caught_by, says, harness))
         return replacement
 
     return register

@@ -18,7 +18,7 @@ Outcomes = Sequence[Exception | None]
 
 
 @mutant("what is carried is lost with a retry", "H1", "H2", says="the attempts (at .* )?were")
-class ForgetsFailures(MutantReceiver):
+class ForgetsWhatFailed(MutantReceiver):
     """Every delivery is a first attempt."""
 
     async def settle(self, settled: Settled) -> Outcomes:
@@ -93,7 +93,7 @@ class WholeSeconds(MutantReceiver):
 
 
 @mutant("a retry that waits is held by the consumer", "H4", says="neighbours")
-class HoldsWhatWaits(MutantReceiver):
+class HoldsItsRetries(MutantReceiver):
     """It sleeps, and its credit is used up meanwhile."""
 
     async def settle(self, settled: Settled) -> Outcomes:
