@@ -106,11 +106,12 @@ class RunningBus(Publisher):
             await asyncio.sleep(0 if turns < 200 else 0.001)
 
     async def advance(self, seconds: float) -> None:
-        """Move the clock, waking sleepers in their order, and let what they cause happen.
+        """Let happen what is due, then move the clock, waking sleepers in their order, with what they cause.
 
         Args:
             seconds: how far, ≥ 0.
         """
+        await self._calm()  # else what was just published would be handled at the time after the move
         until = self.clock.now() + seconds
         while (due := self.clock.next_due()) is not None and due <= until:
             self.clock.advance_to(due)
