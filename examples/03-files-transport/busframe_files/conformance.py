@@ -65,8 +65,8 @@ class FilesHarness(Harness):
             gone.rmdir()
 
     async def delete(self, source: Address, name: str) -> None:
-        """Remove its directory."""
-        shutil.rmtree(self._root / name)
+        """Remove its directory: first from sight, for its consumers go on making files in it."""
+        shutil.rmtree((self._root / name).rename(self._root / ".partial" / uuid4().hex))
 
 
 def harness(url: str) -> FilesHarness:

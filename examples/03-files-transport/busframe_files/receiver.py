@@ -86,9 +86,8 @@ class FilesReceiver(spi.Receiver):
             if self._stopped:
                 raise errors.ClosedError(f"the receiver of {self._source} is not open")
             taken = [self._taken.popleft() for _ in range(min(limit, len(self._taken)))]
-            if taken and self._before:  # settled by being returned: only now, for a cancelled receive returns nothing
-                outcomes = await self.settle([(delivery, spi.ACK) for delivery in taken])
-                taken = [delivery for delivery, outcome in zip(taken, outcomes, strict=True) if outcome is None]
+            if self._before:  # an unlink each, without a wait in which a cancellation could lose what is settled
+                taken = [delivery for delivery in taken if self._settle(delivery, spi.ACK) is None]
             if taken:
                 return taken
             await self._files.host.sleep(self._files.settings.poll_s)

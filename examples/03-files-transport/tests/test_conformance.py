@@ -13,7 +13,7 @@ from busframe_files.conformance import FilesHarness
 class TestFiles(TransportConformance):
     """What is not runnable needs a server that can be stopped, frozen or absent, or that forgets what it holds."""
 
-    not_runnable = frozenset({"A8", "F16", "J3", "M1", "M4", "M5", "S2", "V27"})
+    not_runnable = frozenset({"A8", "F16", "J3", "K3", "M1", "M4", "M5", "S2", "V27"})
 
     @pytest.fixture(scope="class")
     @classmethod
