@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import environment
+from busframe.conformance import select
+from tests.docs.pages import blocks, environment
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "03-files-transport"
+GUIDE = ROOT / "docs" / "how-to" / "write-a-transport.md"
 KIT = "hypothesis sortedcontainers pytest iniconfig packaging pluggy pygments".split()
 """What ``busframe[conformance]`` adds, with what that needs."""
-
-pytestmark = pytest.mark.slow
 
 
 def run(*command: object, cwd: Path, env: dict[str, str] | None = None) -> str:
@@ -50,6 +50,29 @@ def programs(wheels: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder / "bin"
 
 
+def test_the_guide_quotes_it() -> None:
+    """What the guide to writing a transport shows of it is in its files, line by line; `# …` leaves lines out."""
+    files = [*EXAMPLE.glob("busframe_files/*.py"), *EXAMPLE.glob("tests/*.py"), EXAMPLE / "pyproject.toml"]
+    said = [f"\n{_without_indents(file.read_text())}\n" for file in files]
+    quotes = [block for block in blocks(GUIDE) if block.language in ("py", "toml")]
+    assert len(quotes) > 15
+    for quote in quotes:
+        for part in quote.text.split("# …\n"):
+            assert any(f"\n{_without_indents(part)}\n" in text for text in said), f"line {quote.line}:\n{part}"
+
+
+def test_the_guide_names_real_checks() -> None:
+    """Each check that it says proves something is one of the kit."""
+    named = set(re.findall(r"\b[A-Z]\d+\b", GUIDE.read_text()))
+    assert len(named) > 50
+    assert named - {check.id for check in select()} == set()
+
+
+def _without_indents(text: str) -> str:
+    return "\n".join(line.strip() for line in text.strip().splitlines())
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(120)  # the environment is made in it
 def test_it_is_found(programs: Path, tmp_path: Path) -> None:
     """The core, which knows nothing of it, lists it with its scheme, and finds it sound."""
@@ -59,6 +82,7 @@ def test_it_is_found(programs: Path, tmp_path: Path) -> None:
     assert {entry["distribution"] for entry in listed} == {"busframe", "busframe-files"}
 
 
+@pytest.mark.slow
 def test_its_users_can_check_it(programs: Path, tmp_path: Path) -> None:
     """`busframe conformance` finds its harness by the scheme of the URL, and nothing fails."""
     url = f"files://{tmp_path}/bus"
@@ -68,6 +92,7 @@ def test_its_users_can_check_it(programs: Path, tmp_path: Path) -> None:
     assert report["counts"]["passed"] >= 15
 
 
+@pytest.mark.slow
 def test_three_lines_use_it(programs: Path, tmp_path: Path) -> None:
     """A program that names its URL publishes and handles over it; the message stays between two processes."""
     (tmp_path / "shop.py").write_text(
@@ -82,6 +107,7 @@ def test_three_lines_use_it(programs: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("bus/emails/*/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_its_own_tests_pass(wheels: list[Path], tmp_path: Path) -> None:
     """The whole kit, run as its author runs it; with the checkout's core, so that all of its code counts as tested."""
