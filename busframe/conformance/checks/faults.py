@@ -82,6 +82,8 @@ async def _through(world: World, faults: Sequence[Callable[[], Awaitable[None]]]
             await publishing
         finally:
             publishing.cancel()
+            await asyncio.wait((publishing,))
+            publishing.cancelled() or publishing.exception()  # looked at: else it is reported once more, by the loop
         await _all_handled(world, within_s=30)
 
 
