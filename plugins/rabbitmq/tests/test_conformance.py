@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from busframe.conformance import Harness
+from busframe.conformance.machine import run_machine
 from busframe.conformance.suite import TransportConformance, started
 from busframe_rabbitmq.conformance import RabbitMQHarness
 from tests.brokers.rabbitmq import RabbitMQ
@@ -41,3 +42,9 @@ class TestRabbitMQ(TransportConformance):
     def harness(cls, breakable_rabbitmq: RabbitMQ) -> Iterator[Harness]:
         """The harness of the real server."""
         yield from started(Faulty(breakable_rabbitmq, breakable_rabbitmq.url))
+
+
+@pytest.mark.slow
+def test_rabbitmq_and_a_dict_agree(rabbitmq_vhost: str) -> None:
+    """Random histories of publishing, receiving, settling, closing and cutting."""
+    run_machine(RabbitMQHarness(rabbitmq_vhost), examples=5)
