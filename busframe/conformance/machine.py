@@ -233,6 +233,6 @@ def run_machine(harness: Harness, *, examples: int, steps: int = 25, shrink: boo
             derandomize=True,  # the same histories for every transport, and tomorrow
             report_multiple_bugs=False,
             phases=tuple(Phase) if shrink else (Phase.generate,),
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )

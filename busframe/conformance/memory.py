@@ -20,7 +20,11 @@ class MemoryHarness(Harness):
     """One broker of this process, shared by all clients of a run."""
 
     name = "memory"
-    scheme = "memory"
+
+    @property
+    def scheme(self) -> str:
+        """Of its URLs."""
+        return "memory"
 
     def __init__(self) -> None:
         self.broker = MemoryBroker()

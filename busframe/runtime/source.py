@@ -160,6 +160,12 @@ class SourceRunner:
             DestinationNotFound: the source does not exist.
             TransportError: it cannot be consumed, and waiting does not help.
         """
+        if self._before:
+            logger.warning(
+                '%s: ack="before" is at most once: what is being handled when the process dies is lost',
+                self.address,
+                extra={"source": self.address},
+            )
         try:
             await self._receiving.open()
         except TransportError as error:

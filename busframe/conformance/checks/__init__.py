@@ -53,7 +53,6 @@ __all__ = [
     "honesty",
     "letters",
     "operations",
-    "ordering",
     "pipeline",
     "publish",
     "publish_faults",
@@ -64,6 +63,7 @@ __all__ = [
     "settling",
     "subscriptions",
     "waiting",
+    "ordering",
     "concurrency",
     "cancelling",
 ]

@@ -1,6 +1,7 @@
 """V: dead letters are looked at, sent back, and handled again."""
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from busframe.conformance.check import Violation, check
 from busframe.conformance.world import World, failed_as
@@ -8,6 +9,9 @@ from busframe.errors import DestinationNotFound
 from busframe.handling.context import Context
 from busframe.handling.outcomes import Reject
 from busframe.logic.retry import Retry
+
+if TYPE_CHECKING:
+    from busframe.bus.dead_letters import DeadLetterRecord
 
 ONCE = Retry(max_attempts=1)
 
@@ -31,6 +35,7 @@ async def replay(world: World) -> None:
         sent = await world.send(bus, queue, "1", "2", "3")
         ids = {message.id for message in sent}
         box = bus.dead_letters(queue)
+        letters: list[DeadLetterRecord] = []
         for _ in range(2):
             letters = await world.letters(bus, queue, 3)
             _same(ids, [letter.message.id for letter in letters], "the dead letters")

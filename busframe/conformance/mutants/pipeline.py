@@ -36,7 +36,8 @@ class TakesDeliveredForHandled(MutantReceiver):
 
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """What was marked is acknowledged."""
-        marked = self.__dict__.setdefault("marked", set())
+        marked: set[str] = getattr(self, "marked", set())
+        self.marked = marked
         while True:
             deliveries = await self.inner.receive(limit)
             known = [delivery for delivery in deliveries if delivery.message.id in marked]
