@@ -289,8 +289,8 @@ class Bus(Router, Publisher):
         handling = Handling(plan, verdicts, self._codecs, opened.outlet, state, self._observers, threads)
 
         def changed(state: Any, cause: BaseException | None) -> None:
-            level = logging.INFO if state in ("consuming", "stopped", "paused") else logging.WARNING
-            logger.log(level, "%s: %s", plan.source, state, extra={"source": plan.source.address, "state": state})
+            # What is wrong is said once, by who noticed it: the connection, or the receiving.
+            logger.info("%s: %s", plan.source, state, extra={"source": plan.source.address, "state": state})
             handling.tell(SourceChanged(plan.source, state, cause))
 
         return SourceRunner(

@@ -5,7 +5,9 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 from busframe.bus.requirements import unmet
@@ -219,11 +221,15 @@ async def _connect(transport: Transport, host: Host, timeout_s: float) -> None:
                 "(connect_timeout_s says how long to wait)"
             ) from error
         except TransportError as error:
-            if not error.transient or time() >= until:
+            left_s = until - time()
+            if not error.transient or left_s <= 0:
                 raise
             if backoff.failures == 0:
-                logger.warning("the broker is not there yet, trying for %g s: %s", timeout_s, error)
-            await backoff.wait()
+                how_long = f"for {timeout_s:g} s" if isfinite(timeout_s) else "for ever"
+                logger.warning("the broker is not there yet, trying %s: %s", how_long, error)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s if isfinite(left_s) else None):
+                    await backoff.wait()
 
 
 async def _close(transport: Transport) -> None:

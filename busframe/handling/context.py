@@ -10,6 +10,7 @@ from busframe.errors import ClosedError, ConfigurationError, PublishError
 from busframe.handling.outcomes import Reject, RetryAfter
 from busframe.handling.outlet import WINDOW_MESSAGES, Outlet
 from busframe.handling.publisher import Publisher, PublishManyOptions, PublishOptions
+from busframe.logic.headers import correlation_of
 from busframe.model.destination import Destination, Source
 from busframe.model.message import Message
 
@@ -73,8 +74,8 @@ class Context(Delivered, Publisher):
     def _outlet(self) -> Outlet:
         return self._out
 
-    def _correlation_id(self) -> str:
-        return self.message.correlation_id or self.message.id
+    def _correlation_id(self) -> str | None:
+        return correlation_of(self.message)
 
     async def ack(self) -> None:
         """Done; returns when the broker has it. Only with ``ack="manual"``.

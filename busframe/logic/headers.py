@@ -35,6 +35,17 @@ def check_message(message: Message) -> None:
         _check_headers(message)
 
 
+def correlation_of(message: Message) -> str | None:
+    """What messages that are caused by this one carry as their correlation id: its own, else its id.
+
+    None where neither would travel: a foreign program may have sent anything.
+    """
+    for value in (message.correlation_id, message.id):
+        if value and len(value) <= MAX_FIELD and _PRINTABLE.fullmatch(value):
+            return value
+    return None
+
+
 def _check_field(field: str, value: object, longest: int, message_id: str) -> None:
     if not isinstance(value, str) or len(value) > longest or not _PRINTABLE.fullmatch(value):
         raise InvalidHeader(

@@ -272,7 +272,7 @@ class Handling:
         logger.info(
             "%s: %s failed, again in %.3f s: %r",
             self._address,
-            handler,
+            handler or "a message",
             decision.delay_s,
             error,
             extra=self._extra(flight, handler),
@@ -318,7 +318,7 @@ class Handling:
                     "%s: dead-lettered (%s): %s",
                     self._address,
                     settlement.reason,
-                    error or settlement.description,
+                    settlement.description if error is None else repr(error),
                     extra=self._extra(flight, handler),
                 )
         flight.settlement = settlement

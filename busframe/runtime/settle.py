@@ -29,6 +29,7 @@ class Settler:
         host: sleep and random.
         settled: called once for each flight that the broker has, or has taken back (then with ``SettlementLost``).
         redeclare: makes the source and its dead letters exist again.
+        too_large: takes a flight whose copy for a retry the broker finds too large.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Settler:
         host: Host,
         settled: Callable[[Flight, SettlementLost | None], None],
         redeclare: Callable[[], Awaitable[None]],
+        too_large: Callable[[Flight, Nack], None],
     ) -> None:
         self._address = address
         self._host = host
         self._settled = settled
         self._redeclare = redeclare
+        self._too_large = too_large
         self._finished: list[Flight] = []
         self._wake: asyncio.Future[None] | None = None
         self._beside: set[asyncio.Task[None]] = set()
@@ -139,6 +142,11 @@ class Settler:
 
     def _failed(self, flight: Flight, error: Exception) -> None:
         settlement = flight.settlement
+        if isinstance(error, MessageTooLarge) and isinstance(settlement, Nack):
+            self.pending -= 1
+            self._too_large(flight, settlement)
+            self._tell_if_empty()
+            return
         if isinstance(error, MessageTooLarge) and isinstance(settlement, DeadLetter):
             smaller = shrink(settlement.carried)
             if smaller is None:

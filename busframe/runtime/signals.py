@@ -12,6 +12,8 @@ from contextlib import contextmanager
 logger = logging.getLogger("busframe.worker")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ECHO_S = 0.2
+"""Who stops a process by a wrapper often signals it twice: as the wrapper's child, and as one of its group."""
 
 
 @contextmanager
@@ -21,16 +23,16 @@ def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
     At once means ``os._exit`` after a flush, so that a thread that hangs cannot hold the process.
     """
     loop = asyncio.get_running_loop()
-    seen = 0
+    first_at: float | None = None
 
     def received(number: int) -> None:
-        nonlocal seen
-        seen += 1
+        nonlocal first_at
         name = signal.Signals(number).name
-        if seen == 1:
+        if first_at is None:
+            first_at = loop.time()
             logger.info("%s: draining; once more to stop at once", name)
             stop()
-        else:
+        elif loop.time() - first_at > ECHO_S:
             logger.warning("%s again: stopped at once; what was running is delivered again", name)
             exit_now(1)
 

@@ -180,10 +180,16 @@ class Slots:
         elif isinstance(in_lane, Pause):
             self._pause(flight, in_lane.delay_s)
         else:
-            self._survived(flight)
-            self._waiting[flight] = self._spawn(self._later(flight, in_lane.delay_s), "retry")
+            self.wait(flight, in_lane.delay_s)
+
+    def wait(self, flight: Flight, delay_s: float) -> None:
+        """Let a flight wait in its lane, without a slot, and then start again."""
+        self._survived(flight)
+        self._waiting[flight] = self._spawn(self._later(flight, delay_s), "retry")
 
     async def _later(self, flight: Flight, delay_s: float) -> None:
         await self._sleep(delay_s)
         del self._waiting[flight]
+        if flight.settlement is not None:  # its copy did not fit: it begins as if it had never been settled
+            flight.settlement = flight.settled = None
         self.again(flight)

@@ -8,6 +8,7 @@ is free. Nothing here ends because something failed: it is begun again with back
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from busframe.errors import SettlementLost, TransportError
@@ -80,7 +81,7 @@ class SourceRunner:
         self._pause_task: asyncio.Task[None] | None = None
         self._time = asyncio.get_running_loop().time
         self._last_settled = self._time()
-        self._settler = Settler(self.address, host, self._on_settled, lambda: redeclare(entity))
+        self._settler = Settler(self.address, host, self._on_settled, lambda: redeclare(entity), self._retry_here)
         # What an at-most-once source receives is settled already.
         handling.finish = (lambda flight: self._on_settled(flight, None)) if self._before else self._settler.put
         self._slots = Slots(handling, host.sleep, self._spawn, self._pause, self._end_in_drain, self._survived)
@@ -232,6 +233,22 @@ class SourceRunner:
     def _survived(self, flight: Flight) -> None:
         if flight.delivery.deliveries < self._receiving.suspect_from and self.credit.succeed():
             self._receiving.credit_is_free()
+
+    def _retry_here(self, flight: Flight, nack: Nack) -> None:
+        """A foreign message may be so large that no copy of it fits: then it waits for its retry in its lane."""
+        logger.warning(
+            "%s: message %s is too large to be stored again: it is held here for its retry",
+            self.address,
+            flight.delivery.message.id,
+            extra={"source": self.address, "message_id": flight.delivery.message.id},
+        )
+        if flight.settled is not None and not flight.settled.done():
+            flight.settled.set_result(None)
+        if self._draining:
+            self._release([flight])
+            return
+        flight.delivery = replace(flight.delivery, carried=nack.carried)
+        self._slots.wait(flight, min(nack.delay_s, self._hold_max_s))
 
     def _release(self, flights: Sequence[Flight]) -> None:
         for flight in flights:

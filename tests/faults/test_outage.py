@@ -13,7 +13,7 @@ from tests.faults.workers import Processes, finish, processes, wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 # Long enough for many failed reconnects; an hour-long one is no different.
-OUTAGE_S = float(os.environ.get("BUSFRAME_TEST_OUTAGE_S", "5"))
+OUTAGE_S = float(os.environ.get("BUSFRAME_TEST_OUTAGE_S", "20"))
 TOTAL = 6_000
 
 

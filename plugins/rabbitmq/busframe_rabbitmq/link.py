@@ -129,18 +129,21 @@ class Link:
         while True:
             if self.connection is not None:
                 error = await asyncio.shield(self.connection.closed)
-                log.warning("connection lost", extra={"role": self.role, "cause": str(error)})
+                log.debug("connection lost", extra={"role": self.role, "cause": str(error)})
                 self._on_state("down", error)
             while self.connection is None:
                 await self._host.sleep(backoff.pause(self._host.random()))
                 try:
                     await self._connect()
                 except TransportError as error:
+                    if not error.transient and type(error) is not type(self.error):
+                        # Refused now, and not only away: it goes on trying, but somebody has to act.
+                        log.warning("%s: cannot connect: %s", self.role, error, extra={"role": self.role})
                     self.error = error
                     log.debug("cannot connect", extra={"role": self.role, "cause": str(error)})
                 except Exception as error:  # whatever it is, the connection must come back
                     self.error = ConnectionFailed(f"connecting failed: {error!r}")
                     log.exception("connecting failed", extra={"role": self.role})
             backoff.reset()
-            log.info("connected again", extra={"role": self.role})
+            log.debug("connected again", extra={"role": self.role})
             self._on_state("up", None)

@@ -64,6 +64,7 @@ class RabbitReceiver(Receiver):
         self._keeper: asyncio.Task[None] | None = None
         self._failed: BusframeError | None = None
         self._stopped = False
+        self._given_back = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -138,9 +139,11 @@ class RabbitReceiver(Receiver):
             return
         session = self._session
         if session is not None:
-            self._give_back(session)
+            # First the consumer: what goes back to one that is there comes again at once, and counts once more.
             with suppress(TransportError):
                 await session.cancel()
+            self._given_back = True
+            self._give_back(session)
 
     async def close(self) -> None:
         """See ``Receiver.close``."""
@@ -167,7 +170,7 @@ class RabbitReceiver(Receiver):
     # ------------------------------------------------------------------------------------------ messages
 
     def _arrive(self, session: Session, tag: int, redelivered: bool, properties: Any, body: bytes) -> None:
-        if self._stopped and self._entity.ordering != "key":
+        if self._given_back and self._entity.ordering != "key":
             with suppress(TransportError):
                 session.settle((), (tag,))
             return
@@ -232,7 +235,7 @@ class RabbitReceiver(Receiver):
             if session is not None:
                 error = await asyncio.shield(session.lost)
                 self._host.report(self._address, "down", error)
-                log.warning("consumer lost", extra={"source": self._address, "cause": str(error)})
+                log.debug("consumer lost", extra={"source": self._address, "cause": str(error)})
             self._generation += 1
             while not self._stopped:
                 try:

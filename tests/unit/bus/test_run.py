@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import IO
 
 import pytest
 
 from busframe import Bus, Queue
 from busframe.memory import MemoryBroker, MemoryTransport
+from busframe.runtime.signals import ECHO_S
 
 JOBS = Queue("jobs", str)
 
@@ -113,6 +115,9 @@ def test_a_second_signal_ends_it_at_once_with_1() -> None:
     while "draining; once more" not in log:
         log = process.stderr.readline()
         assert log, "the first signal was not logged"
+    process.send_signal(signal.SIGTERM)  # an echo of the first one, as wrappers make
+    time.sleep(2 * ECHO_S)
+    assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     code, said, log = end(process)
     assert (code, said) == (1, [])

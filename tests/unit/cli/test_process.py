@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 from typing import IO
@@ -14,6 +15,7 @@ from typing import IO
 import pytest
 
 import busframe
+from busframe.runtime.signals import ECHO_S
 
 APP = """
 import asyncio
@@ -98,6 +100,7 @@ def test_second_signal_stops_at_once(tmp_path: Path) -> None:
     read_until(worker.stdout, "working")
     worker.send_signal(signal.SIGINT)
     read_until(worker.stderr, "draining")
+    time.sleep(2 * ECHO_S)  # what comes sooner is an echo of the first
     worker.send_signal(signal.SIGINT)
     worker.communicate(timeout=30)
     assert worker.returncode == 1
@@ -131,6 +134,7 @@ def test_second_signal_reaches_all_processes(tmp_path: Path) -> None:
     read_until(worker.stdout, "working", 2)
     worker.send_signal(signal.SIGINT)
     read_until(worker.stderr, "draining: ", 2)
+    time.sleep(2 * ECHO_S)
     worker.send_signal(signal.SIGINT)
     worker.communicate(timeout=30)
     assert worker.returncode == 1

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from busframe.errors import InvalidHeader
-from busframe.logic.headers import MAX_FIELD, MAX_HEADERS, MAX_ID, MAX_TOTAL_BYTES, MAX_VALUE_BYTES, check_message
+from busframe.logic.headers import (
+    MAX_FIELD,
+    MAX_HEADERS,
+    MAX_ID,
+    MAX_TOTAL_BYTES,
+    MAX_VALUE_BYTES,
+    check_message,
+    correlation_of,
+)
 from busframe.logic.wire import split_headers
 from busframe.model.message import Message
 from tests.unit.logic.strategies import NAME_CHARACTERS, any_text, header_text
@@ -174,3 +182,11 @@ def test_the_error_names_the_message() -> None:
     with pytest.raises(InvalidHeader) as caught:
         check_message(with_headers({"bf-x": ""}))
     assert caught.value.message_id == "id"
+
+
+def test_what_is_caused_carries_a_correlation_id_that_travels() -> None:
+    """The message's own, else its id; a foreign one that no broker would take is not passed on."""
+    assert correlation_of(Message(b"", "id", correlation_id="c")) == "c"
+    assert correlation_of(Message(b"", "id")) == "id"
+    assert correlation_of(Message(b"", "id", correlation_id="ä")) == "id"
+    assert correlation_of(Message(b"", "i" * 200, correlation_id="c" * 200)) is None

@@ -275,3 +275,37 @@ async def test_a_dead_letter_that_cannot_be_stored_leaves_the_original(bench: Be
         await quiet()
     assert bench.ids(JOBS) == ["a"]
     assert bench.letters(JOBS) == {}
+
+
+@pytest.mark.parametrize("manual", [False, True])
+async def test_a_retry_whose_copy_is_too_large_waits_here(bench: Bench, manual: bool) -> None:
+    """A foreign message of which no copy fits is tried in its lane with its delays; then it is parked and reported."""
+    bus = bench.bus(retry=Retry(max_attempts=3, delay_s=10, factor=1, jitter=0))
+    tried: list[tuple[int, float]] = []
+    bench.faults.judge = lambda delivery, settlement: (
+        MessageTooLarge(200, 100) if isinstance(settlement, Nack | DeadLetter) else None
+    )
+
+    if manual:
+
+        @bus.handle(JOBS, ack="manual")
+        async def by_hand(job: str, ctx: Context) -> None:
+            tried.append((ctx.attempt, now()))
+            await ctx.nack(10)
+
+    else:
+
+        @bus.handle(JOBS)
+        async def handle(job: str, ctx: Context) -> None:
+            tried.append((ctx.attempt, now()))
+            raise ValueError
+
+    async with bus.worker() as worker:
+        await send(bus, JOBS, "large")
+        await until(lambda: worker.health().problems, "it is parked")
+        assert [attempt for attempt, _ in tried] == [1, 2, 3]
+        assert [at - tried[0][1] for _, at in tried] == pytest.approx([0, 10, 20], abs=0.5)
+        assert "too large to be dead-lettered" in worker.health().problems[0]
+        started = now()
+    assert now() - started < 1  # nobody waits for it at the end
+    assert len(bench.rows(JOBS)) == 1
