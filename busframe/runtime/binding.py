@@ -61,7 +61,7 @@ class Bindings:
 
     def find(self, kind: str | None) -> Binding | None:
         """What takes messages of this type; None: nothing."""
-        return self.by_type.get(kind) or self._catch_all
+        return self.by_type.get(kind or None) or self._catch_all  # an empty type says nothing
 
     def unknown(self, kind: str | None) -> UnknownType:
         """The error for a type that nothing takes."""

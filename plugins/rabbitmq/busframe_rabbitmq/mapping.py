@@ -155,7 +155,7 @@ def decode(properties: Properties, body: bytes, redelivered: bool = False) -> tu
         Message(
             body,
             _text(message_id) or _stable_id(properties, body, own),
-            _text(properties.type) or None,
+            _text(properties.type),
             _text(properties.content_type),
             FrozenHeaders(own) if own else NO_HEADERS,  # a handler that changed them would change the retry's copy
             fields.get(_KEY),

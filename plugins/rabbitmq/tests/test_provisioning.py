@@ -7,7 +7,7 @@ import pytest
 
 from busframe.errors import AccessDenied, TopologyMismatch
 from busframe.model.destination import Queue, Topic
-from busframe.model.entity import Change, Entity
+from busframe.model.entity import Change
 from busframe_rabbitmq.channel import open_channel
 from busframe_rabbitmq.topology import queue_arguments
 from plugins.rabbitmq.tests.support import consuming, declare, entities, message, opened, publish_all, take
@@ -82,13 +82,6 @@ async def test_order_cannot_be_added_and_need_not_be_known_by_who_publishes(rabb
         assert differences(await transport.plan(entities(EMAILS))) == []
         handled = await transport.plan(entities(EMAILS, max_attempts=5))
         assert differences(handled) == [("emails", "conflict", "x-single-active-consumer")]
-
-
-async def test_a_policy_that_needs_too_many_deliveries_conflicts(rabbitmq_vhost: str) -> None:
-    """The broker would dead-letter what the crash guard still gives a chance."""
-    async with opened(rabbitmq_vhost) as transport:
-        changes = await transport.plan([Entity(EMAILS, max_attempts=200)])
-        assert ("emails", "conflict", "x-delivery-limit") in differences(changes)
 
 
 async def test_a_changed_filter_adds_first(rabbitmq_vhost: str) -> None:
