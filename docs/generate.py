@@ -1,4 +1,4 @@
-"""Writes the pages that follow from the code: errors, settings, command line. `python docs/generate.py`.
+"""Writes the pages that follow from the code: errors, settings, commands, conformance. `python docs/generate.py`.
 
 A test compares the pages with what this would write.
 """
@@ -32,7 +32,43 @@ def pages() -> dict[Path, str]:
         REFERENCE / "errors.md": errors(),
         REFERENCE / "settings.md": settings(),
         REFERENCE / "command-line.md": command_line(),
+        REFERENCE / "conformance.md": conformance(),
     }
+
+
+# ---------------------------------------------------------------------------------------------------- conformance
+
+
+def conformance() -> str:
+    """How each check ends on each transport, and which mutants prove it.
+
+    The classes of tests say how a check is to end, and fail where it does not; so the page says what CI has shown.
+    """
+    from busframe.conformance import select
+    from busframe.conformance.mutants import MUTANTS
+    from plugins.rabbitmq.tests.test_conformance import TestRabbitMQ
+    from tests.conformance.test_memory import TestMemory
+
+    lines = [
+        "# Conformance",
+        "",
+        "What every transport has to keep, as checks that anybody can run: `busframe conformance URL`. Tier C is for",
+        "every transport, K for those that claim it, X needs a fault. *Not claimed* means that the transport was shown",
+        "to refuse it; *not runnable* means that it was not shown, and counts as nothing. The tests of both transports",
+        "demand exactly these outcomes, RabbitMQ's on a real server (4.0.5). A mutant is the memory transport, or the",
+        "core on it, with one promise broken: the check fails on it, which is what makes it a check.",
+        "",
+        "| | tier | the check asserts | memory | RabbitMQ | mutants |",
+        "|---|---|---|---|---|---|",
+    ]
+    for check in select():
+        mutants = sum(check.id in mutant.caught_by for mutant in MUTANTS.values())
+        outcomes = f"{TestMemory.outcome_of(check)} | {TestRabbitMQ.outcome_of(check)}"
+        lines.append(f"| {check.id} | {check.tier} | {check.says.replace('|', '/')} | {outcomes} | {mutants or ''} |")
+    lines += ["", "## Mutants", "", "| mutant | what is wrong with it | caught by |", "|---|---|---|"]
+    for mutant in sorted(MUTANTS.values(), key=lambda mutant: (mutant.caught_by, mutant.name)):
+        lines.append(f"| `{mutant.name}` | {mutant.wrong} | {', '.join(mutant.caught_by)} |")
+    return "\n".join(lines) + "\n"
 
 
 # ---------------------------------------------------------------------------------------------------- errors

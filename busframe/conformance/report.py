@@ -32,25 +32,3 @@ def as_json(name: str, results: Sequence[Result]) -> dict[str, Any]:
             for result in results
         ],
     }
-
-
-def as_markdown(reports: Sequence[tuple[str, Sequence[Result]]]) -> str:
-    """A table with a column for each transport, for the documents: without times, so that it only changes in truth."""
-    columns = [{result.check.id: result for result in results} for _, results in reports]
-    lines = [
-        "| | tier | the check asserts | " + " | ".join(name for name, _ in reports) + " |",
-        "|---|---|---|" + "---|" * len(reports),
-    ]
-    for result in reports[0][1]:
-        check = result.check
-        cells = [column[check.id].outcome if check.id in column else "" for column in columns]
-        lines.append(f"| {check.id} | {check.tier} | {check.says} | {' | '.join(cells)} |")
-    reasons = [
-        f"- {check_id} on {name}: {result.detail}"
-        for (name, _), column in zip(reports, columns, strict=True)
-        for check_id, result in column.items()
-        if result.outcome == "not runnable"
-    ]
-    if reasons:
-        lines += ["", "Not runnable, and so not shown:", "", *reasons]
-    return "\n".join(lines) + "\n"

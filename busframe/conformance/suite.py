@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from busframe.conformance.check import Check, Result, run_check
+from busframe.conformance.check import Check, Outcome, Result, run_check
 from busframe.conformance.harness import Harness
 from busframe.conformance.runner import select
 
@@ -30,9 +30,18 @@ class TransportConformance:
         not_runnable: the checks that this harness cannot run, because its broker has no such fault. They are skipped;
             any other that turns out not to be runnable fails, and so does one of these that could run: no skip hides
             something.
+        not_claimed: the checks of what the transport does not claim, if they are to be exactly these; None: any.
     """
 
     not_runnable: ClassVar[frozenset[str] | set[str]] = frozenset()
+    not_claimed: ClassVar[frozenset[str] | set[str] | None] = None
+
+    @classmethod
+    def outcome_of(cls, check: Check) -> Outcome:
+        """How a check ends for this class, when its tests pass and ``not_claimed`` is said; for a page of it."""
+        if check.id in cls.not_runnable:
+            return "not runnable"
+        return "not claimed" if check.id in (cls.not_claimed or ()) else "passed"
 
     @classmethod
     def make_harness(cls) -> Harness:
@@ -49,6 +58,8 @@ class TransportConformance:
     def test_check(self, check: Check, harness: Harness) -> None:
         """The transport keeps the promise, or refuses what it does not claim."""
         result: Result = asyncio.run(run_check(check, harness))
+        if self.not_claimed is not None and (result.outcome == "not claimed") != (check.id in self.not_claimed):
+            pytest.fail(f"{check.id} is {result.outcome}, which is not what not_claimed says", pytrace=False)
         listed = check.id in self.not_runnable
         if result.outcome == "not runnable":
             if not listed:

@@ -24,7 +24,7 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", ["errors.md", "settings.md", "command-line.md"])
+@pytest.mark.parametrize("name", ["errors.md", "settings.md", "command-line.md", "conformance.md"])
 def test_a_generated_page_is_up_to_date(name: str, generate: ModuleType) -> None:
     """Whoever changes an error, a setting or a command writes the pages anew: `python docs/generate.py`."""
     pages: dict[Path, str] = generate.pages()
