@@ -140,6 +140,7 @@ class TestCommand:
             "describe",
             "config",
             "plugins",
+            "conformance",
         ]
 
     @pytest.mark.parametrize("command", ["worker", "publish", "describe", "config", "plugins"])
