@@ -318,7 +318,7 @@ class Handling:
                     "%s: dead-lettered (%s): %s",
                     self._address,
                     settlement.reason,
-                    settlement.description if error is None else repr(error),
+                    _said(error, settlement),
                     extra=self._extra(flight, handler),
                 )
         flight.settlement = settlement
@@ -415,3 +415,9 @@ def _key(delivery: Delivery) -> object:
 
 def _unset(flight: Flight) -> None:
     raise AssertionError("finish is set by the runner")
+
+
+def _said(error: Exception | None, settlement: DeadLetter) -> str:
+    if error is None:
+        return settlement.description
+    return str(error) if isinstance(error, Reject) else f"{type(error).__name__}: {error}"
