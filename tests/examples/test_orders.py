@@ -136,6 +136,8 @@ def test_ctrl_c_ends_it_in_order() -> None:
         [sys.executable, "main.py", "--orders", "5000"],
         cwd=FOLDER,
         env=without_settings(),
+        # A shell that runs the tests in the background has them, and so this, ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
