@@ -185,7 +185,8 @@ def _default(field: FieldInfo) -> str:
 
 def command_line() -> str:
     """The page of commands, as their `--help` says it."""
-    parent = click.Context(group, info_name="busframe")
+    # With the group's own settings: click keeps the help option that a command is first asked for.
+    parent = click.Context(group, info_name="busframe", **group.context_settings)
     lines = [
         "# Command line",
         "",
