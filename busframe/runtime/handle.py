@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -20,7 +19,6 @@ from busframe.logic.expiry import is_expired
 from busframe.logic.filters import matches
 from busframe.logic.retry import Retry
 from busframe.logic.wire import ATTEMPT
-from busframe.model.delivery import Delivery
 from busframe.model.destination import Subscription
 from busframe.model.events import Failed, Handled
 from busframe.model.message import Message
@@ -28,12 +26,12 @@ from busframe.model.settlement import ACK, DeadLetter, Nack, Settlement
 from busframe.runtime.binding import Binding, Bindings
 from busframe.runtime.counters import Counters
 from busframe.runtime.flight import Flight
+from busframe.runtime.successes import Successes
 from busframe.runtime.threads import Threads
 from busframe.runtime.verdicts import Verdicts, as_exception
 
 logger = logging.getLogger("busframe.worker")
 
-REMEMBERED = 10_000
 LETTERS_PAUSE_S = 60.0
 BROKEN_PAUSE_S = 60.0
 
@@ -99,8 +97,7 @@ class Handling:
         self._subscription = isinstance(plan.source, Subscription)
         self._where = plan.source.where if isinstance(plan.source, Subscription) else {}
         self._clock = verdicts.clock
-        self._succeeded: set[object] = set()
-        self._order: deque[object] = deque()
+        self._successes = Successes()
 
     async def handle(self, flight: Flight, verdict: Verdict) -> InLane | None:
         """Take a delivery through.
@@ -171,7 +168,7 @@ class Handling:
         if self._observers:
             self.tell(Handled(self._source, binding.name, message, attempt, time.perf_counter() - started))
         if not self._before:
-            self._remember(delivery)
+            self._successes.add(delivery)
         flight.settlement = ACK
         self.finish(flight)
         return None
@@ -195,7 +192,7 @@ class Handling:
         delivery = flight.delivery
         headers = delivery.message.headers
         counters = self.counters
-        if delivery.deliveries > 1 and _key(delivery) in self._succeeded:
+        if delivery.deliveries > 1 and delivery in self._successes:
             counters.skipped += 1
             return ACK
         if self.verdicts.letters:
@@ -347,7 +344,7 @@ class Handling:
         flight.settled = flight.settled or asyncio.get_running_loop().create_future()
         if outcome is None:
             self.counters.handled += 1
-            self._remember(flight.delivery)
+            self._successes.add(flight.delivery)
             self._settle(flight, ACK)
         else:
             self.counters.failed += 1
@@ -364,15 +361,7 @@ class Handling:
             if lost is not None:
                 raise lost
 
-    # ------------------------------------------------------------------------------------------------ memory
-
-    def _remember(self, delivery: Delivery) -> None:
-        """A success: if its acknowledgement is lost, this process does not run it again (semantics A.7)."""
-        key = _key(delivery)
-        if len(self._order) >= REMEMBERED:
-            self._succeeded.discard(self._order.popleft())
-        self._order.append(key)
-        self._succeeded.add(key)
+    # ------------------------------------------------------------------------------------------------ telling
 
     def tell(self, event: object) -> None:
         """Tell the observers; one that fails is logged."""
@@ -407,10 +396,6 @@ class _ByHand:
         if self.over:
             raise AlreadySettled(f"{self._binding.name}: settle before the handler returns, not afterwards")
         await self._handling.by_hand(self._flight, self._binding, outcome)
-
-
-def _key(delivery: Delivery) -> object:
-    return delivery.position or (delivery.message.id, hash(delivery.message.body))
 
 
 def _unset(flight: Flight) -> None:

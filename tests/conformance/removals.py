@@ -48,7 +48,7 @@ REMOVALS = (
     Removal(
         "a success whose acknowledgement was lost is remembered",
         "busframe/runtime/handle.py",
-        "if delivery.deliveries > 1 and _key(delivery) in self._succeeded:",
+        "if delivery.deliveries > 1 and delivery in self._successes:",
         "if False:",
         "V1",
     ),

@@ -11,14 +11,12 @@ from busframe.logic.wire import format_time, from_timestamp
 from busframe.model.delivery import Delivery
 from busframe.model.entity import Change, Entity
 from busframe.model.settlement import Nack, Release, Settlement
-from busframe.runtime.handle import Handling
+from busframe.runtime.successes import Successes
 from busframe.spi.transport import Receiver
 
 
-@core_mutant(
-    "a success is forgotten at once", "V1", says="succeeded and was run again", of=Handling, attribute="_remember"
-)
-def remembers_nothing(handling: Handling, delivery: Delivery) -> None:
+@core_mutant("a success is forgotten at once", "V1", says="succeeded and was run again", of=Successes, attribute="add")
+def remembers_nothing(successes: Successes, delivery: Delivery) -> None:
     """In place of the memory of successes."""
 
 
