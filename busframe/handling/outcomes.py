@@ -6,6 +6,8 @@ work in another process may raise them too.
 
 from math import isfinite
 
+from busframe.logic.retry import AsksRetry
+
 
 def _seconds(delay_s: float) -> float:
     if not isfinite(delay_s):
@@ -13,7 +15,7 @@ def _seconds(delay_s: float) -> float:
     return max(0.0, delay_s)
 
 
-class RetryAfter(Exception):
+class RetryAfter(AsksRetry):
     """Try again after a time of the handler's choosing. Counts as an attempt, within the policy's ``max_attempts``.
 
     Args:

@@ -8,6 +8,11 @@ from typing import TypeAlias
 from busframe.errors import ConfigurationError
 from busframe.model.settlement import DeadLetter, Nack
 
+
+class AsksRetry(Exception):
+    """An error that says itself when to try again: what a policy says of all exceptions is not meant for it."""
+
+
 ASSUMED_MAX_ATTEMPTS = 100
 """What is assumed of a policy that does not say its ``max_attempts``."""
 
@@ -48,7 +53,7 @@ class Retry:
         max_age_s: messages published longer ago are dead-lettered as ``gave-up``, in seconds; None: no limit.
         give_up_on: exceptions that are not worth a retry: ``gave-up`` at once.
         rules: another policy for some exceptions. Of the rules and ``give_up_on`` the class nearest to the error's own
-            wins, by its method resolution order.
+            wins, by its method resolution order. What they say of ``Exception`` is not meant for ``RetryAfter``.
 
     Raises:
         ConfigurationError: a number is out of its range, or what should be exception classes is not.
@@ -84,6 +89,8 @@ class Retry:
     def __call__(self, failure: Failure, /) -> Nack | DeadLetter:
         """Decide about a failure; the same failure always gets the same answer."""
         for kind in type(failure.error).__mro__:
+            if kind is AsksRetry:
+                break
             if kind in self.rules:
                 return self.rules[kind](failure)
             if kind in self.give_up_on:

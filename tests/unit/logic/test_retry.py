@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from busframe.errors import ConfigurationError
 from busframe.logic.retry import (
     ASSUMED_MAX_ATTEMPTS,
+    AsksRetry,
     Failure,
     Retry,
     longest_delay_s,
@@ -148,6 +149,17 @@ def test_nearest_class_wins(said: dict[type[Exception], bool]) -> None:
         assert answer == DeadLetter("gave-up", f"{nearest.__name__} is not worth a retry")
     else:
         assert answer == Nack(10.0 + MRO.index(nearest))
+
+
+class Later(AsksRetry):
+    pass
+
+
+def test_who_asks_for_a_retry_is_not_meant_by_what_is_said_of_all() -> None:
+    """`give_up_on=(Exception,)` with rules for the rest leaves RetryAfter alone; naming its own class does not."""
+    assert isinstance(Retry(give_up_on=(Exception,))(failure(Later())), Nack)
+    assert Retry(give_up_on=(Exception,), max_attempts=2)(failure(Later(), attempt=2)).reason == "attempts"  # type: ignore[union-attr]
+    assert Retry(give_up_on=(Later,))(failure(Later())) == DeadLetter("gave-up", "Later is not worth a retry")
 
 
 def test_a_rule_is_a_whole_policy() -> None:
