@@ -151,8 +151,8 @@ class DestinationNotFound(PublishError):
 
     def __init__(self, destination: str, *, message_id: str = "") -> None:
         super().__init__(
-            f'{destination!r} does not exist on the broker: add it to Bus(uses=[…]) with topology = "create", '
-            "or create it there, and check the prefix setting",
+            f"{destination!r} does not exist on the broker: start what handles it, or create it there, or declare it "
+            'with Bus(uses=[…]) and topology = "create"; and check the prefix setting',
             message_id=message_id,
         )
         self.destination = destination

@@ -112,7 +112,8 @@ def _import_failed(name: str, error: Exception) -> ConfigurationError:
         cause.stack = traceback.StackSummary.from_list([frame for frame in cause.stack if _is_users(frame.filename)])
         cause = cause.__cause__ or cause.__context__
     click.echo("".join(shown.format()), err=True, nl=False)
-    return ConfigurationError(f"importing {name} failed: {type(error).__name__}: {error}{_at(error)}")
+    said = error.msg if isinstance(error, SyntaxError) else error  # the text of a SyntaxError ends with its place
+    return ConfigurationError(f"importing {name} failed: {type(error).__name__}: {said}{_at(error)}")
 
 
 def _not_there(name: str) -> str:

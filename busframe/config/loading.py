@@ -162,8 +162,8 @@ def _unknown_profile(chosen: str, chosen_by: str, file: File | None, known: list
     if not known:
         return f"{chosen_by}: {file.path} has no profile {chosen!r}: write [profiles.{chosen}] there"
     close = get_close_matches(chosen, known, n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    return f"{chosen_by}: {file.path} has no profile {chosen!r}; {meant}It has {', '.join(sorted(known))}"
+    it = f"did you mean {close[0]!r}? It" if close else "it"
+    return f"{chosen_by}: {file.path} has no profile {chosen!r}; {it} has {', '.join(sorted(known))}"
 
 
 def _names_in(layer: Layer) -> list[str]:
