@@ -58,9 +58,11 @@ async def bounded(world: World) -> None:
         await world.until(lambda: running[held], "a message at its handler")
         # Of a partition that belongs to the worker the others get nothing.
         least = 1 if transport.capabilities.ack_gap else 27
-        async with consuming(world, await world.receiver(transport, held)) as others:
+        other = await world.receiver(transport, held)
+        async with consuming(world, other) as others:
             what = f"{least} messages at another consumer, while handlers with a prefetch of 3 wait"
             await world.until(lambda: len(others) >= least, what)
+        await world.close(other)  # else it keeps what it has fetched
         gate.set()
         await world.until(lambda: len(world.history.handled) >= 30, "30 messages handled")
         for n in range(24):
