@@ -30,10 +30,18 @@ from busframe.conformance.mutants import (
     subscriptions,
     waiting,
 )
-from busframe.conformance.mutants.mutant import MUTANTS, Mutant, MutantReceiver, MutantTransport, mutant
+from busframe.conformance.mutants.mutant import (
+    MUTANTS,
+    MemoryMutant,
+    Mutant,
+    MutantReceiver,
+    MutantTransport,
+    mutant,
+)
 
 __all__ = [
     "MUTANTS",
+    "MemoryMutant",
     "Mutant",
     "MutantReceiver",
     "MutantTransport",

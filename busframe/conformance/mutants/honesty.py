@@ -1,10 +1,11 @@
 """What can be wrong with R: of a transport, and of a harness."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from busframe.conformance.mutants.mutant import Mutant, MutantHarness, MutantTransport, mutant, register_mutant
+from busframe.conformance.memory import MemoryHarness
+from busframe.conformance.mutants.mutant import MutantTransport, harness_mutant, mutant
 from busframe.model.capabilities import Capabilities
 from busframe.model.destination import Address, SourceAddress
 from busframe.model.entity import Stats, Stored
@@ -66,17 +67,8 @@ class ClaimsToBrowse(MutantTransport):
         return await super().browse(source, after=after, limit=limit) if source.address.endswith("dead") else ()
 
 
-def _harness(wrong: str, *, says: str) -> Callable[[type[MutantHarness]], type[MutantHarness]]:
-    def register(kind: type[MutantHarness]) -> type[MutantHarness]:
-        name = kind.__name__
-        register_mutant(Mutant(name, wrong, ("R4",), says, lambda: kind(MutantTransport, name)))
-        return kind
-
-    return register
-
-
-@_harness("the harness finds nothing that exists", says="the opposite of whether")
-class FindsNothing(MutantHarness):
+@harness_mutant("the harness finds nothing that exists", "R4", says="the opposite of whether")
+class FindsNothing(MemoryHarness):
     """So that every publish to it seems to go nowhere."""
 
     async def native_exists(self, to: Address, name: str) -> bool:
@@ -84,8 +76,8 @@ class FindsNothing(MutantHarness):
         return False
 
 
-@_harness("the harness finds everything", says="the opposite of whether")
-class FindsEverything(MutantHarness):
+@harness_mutant("the harness finds everything", "R4", says="the opposite of whether")
+class FindsEverything(MemoryHarness):
     """What is nonexistent is made up."""
 
     async def native_exists(self, to: Address, name: str) -> bool:
@@ -93,16 +85,16 @@ class FindsEverything(MutantHarness):
         return True
 
 
-@_harness("the harness publishes nothing", says="0 of 1 messages came")
-class PublishesNothing(MutantHarness):
+@harness_mutant("the harness publishes nothing", "R4", says="0 of 1 messages came")
+class PublishesNothing(MemoryHarness):
     """So that nothing foreign is ever received."""
 
     async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
         """Nothing."""
 
 
-@_harness("the harness reads what nobody published", says="and the harness read")
-class ReadsNothing(MutantHarness):
+@harness_mutant("the harness reads what nobody published", "R4", says="and the harness read")
+class ReadsNothing(MemoryHarness):
     """As a stub."""
 
     async def native_read(self, source: Address, name: str) -> tuple[bytes, Mapping[str, str]]:

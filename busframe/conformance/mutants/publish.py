@@ -5,14 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from uuid import uuid4
 
-from busframe.conformance.mutants.mutant import (
-    MUTANTS,
-    Mutant,
-    MutantHarness,
-    MutantReceiver,
-    MutantTransport,
-    mutant,
-)
+from busframe.conformance.mutants.mutant import MutantHarness, MutantReceiver, MutantTransport, mutant
 from busframe.errors import PublishFailed
 from busframe.model.delivery import Delivery, Outgoing
 
@@ -110,6 +103,12 @@ class FreezableHarness(MutantHarness):
         self.broker.frozen = False  # type: ignore[attr-defined]
 
 
+@mutant(
+    "what is not answered is told to have failed",
+    "A8",
+    says="PublishOutcomeUnknown was expected, not PublishFailed",
+    harness=FreezableHarness,
+)
 class SaysThatItFailed(MutantTransport):
     """A publish that is not answered is told to have failed, and is there."""
 
@@ -120,12 +119,3 @@ class SaysThatItFailed(MutantTransport):
             await asyncio.sleep(timeout_s)
             return [PublishFailed("no answer")] * len(outgoing)
         return outcomes
-
-
-MUTANTS["SaysThatItFailed"] = Mutant(
-    "SaysThatItFailed",
-    "what is not answered is told to have failed",
-    ("A8",),
-    "PublishOutcomeUnknown was expected, not PublishFailed",
-    lambda: FreezableHarness(SaysThatItFailed, "SaysThatItFailed"),
-)
