@@ -29,6 +29,10 @@ class WrappedReceiver(Receiver):
         """As the other one."""
         return await self.inner.receive(limit)
 
+    def holds(self, delivery: Delivery) -> bool:
+        """As the other one."""
+        return self.inner.holds(delivery)
+
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """As the other one."""
         return await self.inner.settle(settled)
