@@ -12,18 +12,18 @@ from typing import Generic, TypeVar
 from tests.brokers.compose import engine_answers
 from tests.brokers.server import Server, Unavailable
 
-# The modules here that have a BROKER.
-BROKERS = ("rabbitmq",)
+# What can be had: a module here, and after a dash the version, where it is not the one that most tests use.
+BROKERS = ("rabbitmq", "rabbitmq-3.10")
 
 S = TypeVar("S", bound=Server)
 
 
 @dataclass(frozen=True)
 class Broker(Generic[S]):
-    """The ways to one kind of server; each broker's module has one of these, called BROKER.
+    """The ways to one kind of server; each broker's module has one for each version, all of them in BROKERS.
 
     Attributes:
-        name: the module's name, and the service in docker-compose.yml.
+        name: one of `find.BROKERS`, and the service in docker-compose.yml.
         variable: the environment variable that gives the URL of a running server.
         given: makes the server object for such a URL.
         compose: makes a server of docker compose, on the given port or on a free one.
@@ -94,6 +94,7 @@ def running(broker: Broker[S], *, own: bool = False, port: int | None = None) ->
 
 
 def broker(name: str) -> Broker[Server]:
-    """Return the broker of the module `tests.brokers.<name>`."""
-    found: Broker[Server] = importlib.import_module(f"tests.brokers.{name}").BROKER
+    """Return the broker of that name, one of `BROKERS`."""
+    module = importlib.import_module(f"tests.brokers.{name.partition('-')[0]}")
+    found: Broker[Server] = next(broker for broker in module.BROKERS if broker.name == name)
     return found

@@ -12,6 +12,7 @@ import pytest
 
 from tests.brokers.find import BROKERS, Broker, S, running
 from tests.brokers.rabbitmq import BROKER as RABBITMQ
+from tests.brokers.rabbitmq import OLDER as OLDER_RABBITMQ
 from tests.brokers.rabbitmq import RabbitMQ
 from tests.brokers.server import Unavailable
 
@@ -80,4 +81,11 @@ def own_rabbitmq() -> Iterator[Callable[[], RabbitMQ]]:
 def breakable_rabbitmq() -> Iterator[RabbitMQ]:
     """A RabbitMQ server that the tests of one class use, and may stop and kill as long as they start it again."""
     for start in _own(RABBITMQ):
+        yield start()
+
+
+@pytest.fixture(scope="class")
+def older_rabbitmq() -> Iterator[RabbitMQ]:
+    """The same with the oldest version that is supported."""
+    for start in _own(OLDER_RABBITMQ):
         yield start()
