@@ -113,6 +113,7 @@ async def run_check(check: Check, harness: "Harness") -> Result:
                         await check.unclaimed(world)
                 else:
                     await check.run(world)
+                await world.watched()
     except NotRunnable as reason:
         outcome, detail = "not runnable", str(reason)
     except TimeoutError:

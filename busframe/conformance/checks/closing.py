@@ -14,7 +14,7 @@ from busframe.bus import Bus
 from busframe.conformance.attempts import PROMPT_S, Held
 from busframe.conformance.check import Violation, check
 from busframe.conformance.harness import NotRunnable
-from busframe.conformance.world import World
+from busframe.conformance.world import World, together
 from busframe.errors import ClosedError, SettlementLost
 from busframe.handling.context import Context
 from busframe.model.destination import Queue
@@ -46,7 +46,7 @@ async def waits_for_handlers(world: World) -> None:
             raise Violation("the handler finished, and the drain says that it had to be cancelled")
     transport = await world.open_client()
     await world.drain(await world.receiver(transport, out), 1)
-    await world.nothing(await world.receiver(transport, queue))
+    world.watch(await world.receiver(transport, queue))
     world.balanced()
 
 
@@ -65,7 +65,7 @@ async def gives_back(world: World) -> None:
     rest = await world.take(successor, 9)
     await world.settle(stopped, held)
     await world.settle(successor, rest)
-    await world.nothing(successor)
+    world.watch(successor)
 
     waiting = await world.receiver(transport, queue)
     receiving = asyncio.ensure_future(waiting.receive(1))
@@ -303,10 +303,13 @@ async def leaving(world: World) -> None:
         if await bus._run((), None, None):
             raise Violation("a drained worker ended with an exit code that is not 0")
 
-    await _drained(world, "an exception", fail, lambda _: trigger.set(), RuntimeError)
-    await _drained(world, "a cancellation", wait, lambda task: task.cancel(), asyncio.CancelledError)
+    ways = [
+        _drained(world, "an exception", fail, lambda _: trigger.set(), RuntimeError),
+        _drained(world, "a cancellation", wait, lambda task: task.cancel(), asyncio.CancelledError),
+    ]
     if threading.current_thread() is threading.main_thread() and sys.platform != "win32":
-        await _drained(world, "SIGTERM", run, lambda _: os.kill(os.getpid(), signal.SIGTERM), None)
+        ways.append(_drained(world, "SIGTERM", run, lambda _: os.kill(os.getpid(), signal.SIGTERM), None))
+    await together(*ways)
     world.balanced()
 
 
@@ -343,4 +346,4 @@ async def _drained(
     (ended,) = await asyncio.gather(task, return_exceptions=True)
     if type(ended) is not (expected or type(None)):
         raise Violation(f"a worker that is left by {what} ended with {ended!r}")
-    await world.nothing(await world.receiver(await world.open_client(), queue))
+    world.watch(await world.receiver(await world.open_client(), queue))

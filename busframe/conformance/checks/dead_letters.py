@@ -45,7 +45,7 @@ async def one_letter(world: World) -> None:
         attempts.were({message.id: [1, 2] for message in sent})
     if {letter.id for letter in letters} != {message.id for message in sent}:
         raise Violation(f"the dead letters were {[letter.id for letter in letters]}")
-    await world.nothing(await world.receiver(transport, queue))
+    world.watch(await world.receiver(transport, queue))
     await world.dead(transport, queue, len(sent))
 
 
@@ -128,7 +128,7 @@ async def nowhere_to_put_it(world: World) -> None:
         (letter,) = await world.dead(transport, queue, 1)
     if letter.id != message.id or letter.dead is None or letter.dead.reason != "rejected":
         raise Violation(f"the dead letter was {letter}")
-    await world.nothing(await world.receiver(transport, queue))
+    world.watch(await world.receiver(transport, queue))
 
 
 @check("I4", "a connection that is lost while messages are dead-lettered may double letters, and loses none", tier="X")
@@ -157,7 +157,7 @@ async def cut_while_dead_lettering(world: World) -> None:
             return letters >= {message.id for message in sent}
 
         await world.until(all_there, f"dead letters of all {len(sent)} messages", within_s=30)
-    await world.nothing(await world.receiver(transport, queue))
+    world.watch(await world.receiver(transport, queue))
 
 
 def _more_than(some: set[str], count: int) -> bool:
@@ -283,5 +283,5 @@ async def dropped(world: World) -> None:
     told = [text for text in warnings if "dropped" in text and str(queue) in text]
     if len(told) != len(sent):
         raise Violation(f"{len(sent)} messages were dropped, and {len(told)} warnings say so: {warnings}")
-    await world.nothing(await world.receiver(transport, queue))
+    world.watch(await world.receiver(transport, queue))
     await world.dead(transport, queue, 0)

@@ -125,7 +125,7 @@ async def taken_away(world: World) -> None:
         (waiting,) = await transport.browse(queue)
         if (removed := await transport.remove(queue, [waiting.position])) != 1:
             raise Violation(f"remove of a waiting message says {removed}")
-        await world.nothing(await world.receiver(transport, queue))
+        world.watch(await world.receiver(transport, queue))
     if claims.temporary:
         await _temporary(world, transport)
 

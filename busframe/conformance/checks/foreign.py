@@ -39,7 +39,7 @@ async def typed_headers(world: World) -> None:
             wanted = f"as {typed[name][1]!r}" if name in typed else "and was never sent"
             raise Violation(f"header {name} came as {value!r}, {wanted}")
     await world.settle(receiver, [delivery])
-    await world.nothing(receiver)
+    world.watch(receiver)
 
 
 @check("B9", "a foreign message without our headers, or with nonsense in them, is delivered with defaults")

@@ -67,7 +67,7 @@ async def held_alone(world: World) -> None:
     other = await world.receiver(second, queue)
     await world.nothing(other, quiet_s=hold_s)
     await world.settle(receiver, taken)
-    await world.nothing(other)
+    world.watch(other)
     world.balanced()
 
 
@@ -109,7 +109,7 @@ async def lost_to_another(world: World) -> None:
     done = await _settle_lost(world, receiver, (old[0], ACK), (old[1], RELEASE))
     done |= await _settle_lost(world, other, (old[2], ACK), (old[1], RELEASE))
     await world.settle(other, [delivery for delivery in anew if delivery.message.id not in done])
-    await world.nothing(other)
+    world.watch(other)
     world.balanced()
 
 
@@ -151,7 +151,7 @@ async def many_nacks(world: World) -> None:
         await world.close(receivers[2])
         async with consuming(world, await world.receiver(clients[2], queue), limit=5, work=every_tenth):
             await world.until(lambda: len(handled) >= 600, "500 messages after every tenth was nacked")
-    await world.nothing(receivers[0])
+    world.watch(receivers[0])
     world.balanced()
 
 
@@ -185,7 +185,7 @@ async def failures_are_heard(world: World) -> None:
         raise Violation(f"a settlement failed, and was not reported; reported was {warnings}")
     transport = await world.open_client()
     for queue in (by_hand, alone):
-        await world.nothing(await world.receiver(transport, queue))
+        world.watch(await world.receiver(transport, queue))
     world.balanced()
 
 

@@ -25,6 +25,8 @@ from busframe.spi.transport import Host, Receiver, Transport
 Work = Callable[[Context], Awaitable[None]]
 
 FIFO = 1000
+WORK_S = 0.001
+"""What a handler takes that is to let others run."""
 
 
 class _Keys:
@@ -118,7 +120,7 @@ async def keys_in_order(world: World) -> None:
     async def work(ctx: Context) -> None:
         nonlocal turns
         turns += 1
-        await asyncio.sleep(0.001 * (turns % 4))  # some quicker than others
+        await asyncio.sleep(WORK_S * (turns % 4))  # some quicker than others
 
     keys = _Keys(world, work)
     transport = await world.open_client()
@@ -245,7 +247,7 @@ async def no_jump_back(world: World) -> None:
         else:
             await world.settle(receiver, [delivery])
             done += 1
-    await world.nothing(receiver)
+    world.watch(receiver)
     world.balanced()
 
 
@@ -275,7 +277,7 @@ async def published_in_order(world: World) -> None:
     wrong = sum(id != message.id for id, message in zip(got, sent, strict=True))
     if wrong:
         raise Violation(f"of {len(sent)} messages of one key {wrong} are at another place than they were published at")
-    await world.nothing(receiver)
+    world.watch(receiver)
 
 
 @check("G7", "with concurrency=1 handlers run one after the other")
@@ -290,7 +292,7 @@ async def one_at_a_time(world: World) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(WORK_S)
         running -= 1
         world.handled(ctx)
 
