@@ -45,7 +45,10 @@ def claimed(claims: Capabilities) -> list[str]:
     return [
         field.name
         for field in fields(claims)
-        if (value := getattr(claims, field.name)) is not None and value is not False and value not in (0, "none")
+        if (value := getattr(claims, field.name)) is not None
+        and value is not False
+        and value not in (0, "none")
+        and field.name != "why_not"
     ]
 
 

@@ -38,6 +38,9 @@ class Session:
     auto_ack = False
     """Whether the server forgets each message when it has sent it."""
 
+    is_ordered = False
+    """Whether the consumer is never cancelled."""
+
     def __init__(
         self, channel: Channel, queue: str, on_message: Callable[["Session", int, bool, Any, bytes], None]
     ) -> None:
@@ -123,17 +126,18 @@ class Session:
         if len(held) < self._wanted:
             self._room.set()
 
-    async def close(self, *, keep_consumer: bool = False) -> None:
-        """End; what is unsettled goes back. Idempotent.
-
-        Args:
-            keep_consumer: without cancelling it first, which is what keeps the order for the next active consumer.
-        """
+    async def close(self) -> None:
+        """End; what is unsettled goes back. Idempotent."""
         self._stopped = True
         if self._resizing is not None:
             self._resizing.cancel()
             await asyncio.wait({self._resizing})
-        await self._channel.close(keep_consumers=keep_consumer)
+        await self._channel.close(keep_consumers=self.is_ordered)
+
+    def abandon(self) -> None:
+        """End it without waiting, and without telling anybody."""
+        self.on_lost = lambda: None
+        self._channel.abandon(keep_consumers=self.is_ordered)
 
     # ------------------------------------------------------------------------------------------ inside
 
@@ -150,7 +154,7 @@ class Session:
         if consumer_tag not in self._ours:
             self.held.clear()
             self._end(ConnectionFailed(f"the server cancelled the consumer of {self._queue!r}"))
-            self._channel.abandon()
+            self._channel.abandon(keep_consumers=self.is_ordered)
 
     def _end(self, error: TransportError) -> None:
         if not self.lost.done():
@@ -217,3 +221,24 @@ class Session:
             log.debug("resizing", extra={"queue": self._queue, "cause": str(error)})
         finally:
             self._cancelled.set()
+
+
+class OrderedSession(Session):
+    """The consumer of a queue with a single active one, which hands all keys over in their order (tested on 4.0.5).
+
+    It ends with its channel and is never cancelled: of a cancelled consumer the server keeps what is unsettled apart,
+    and lets the next one begin with what comes behind.
+
+    Its prefetch is the same in all workers, and never changes. What a lost consumer held is put into a line of its own,
+    from which the next one is served first. One that takes less than the whole line, and is lost as well, puts what it
+    took behind the rest. And a consumer with another prefetch would be another consumer, behind all that wait.
+    """
+
+    is_ordered = True
+
+    async def resize(self, prefetch: int) -> None:
+        """Do nothing: what is fetched ahead waits in the receiver's buffer."""
+
+    async def cancel(self) -> None:
+        """End the channel, too."""
+        await self.close()

@@ -42,6 +42,8 @@ class Settings(BaseModel):
             made anew; 0: never. How long a publish waits is its own ``timeout_s``.
         reconnect_min_s: the first pause before reconnecting; it doubles with each failure, and has jitter.
         reconnect_max_s: the longest pause before reconnecting.
+        ordered_prefetch: of sources with ``ordering="key"``: messages that the active worker takes ahead. It has to be
+            the same in all workers of a source, else keys are out of order when two workers die in a row.
         consume_before_buffer: with ``ack="before"``, the most messages that are taken ahead of the handlers.
     """
 
@@ -56,6 +58,7 @@ class Settings(BaseModel):
     blocked_timeout_s: float = Field(300.0, ge=0)
     reconnect_min_s: float = Field(0.2, gt=0)
     reconnect_max_s: float = Field(15.0, gt=0)
+    ordered_prefetch: int = Field(100, ge=1, le=2000)
     consume_before_buffer: int = Field(200, ge=1)
 
     @field_validator("url")

@@ -75,7 +75,7 @@ def is_single_active(entity: Entity) -> bool:
     The option is for programs that only publish and may be the first to declare the queue.
 
     Raises:
-        ConfigurationError: the options hold what is unknown here.
+        ConfigurationError: the options hold what is unknown here, or what its handlers cannot do with.
     """
     unknown = sorted(set(entity.options) - OPTIONS)
     if unknown:
@@ -84,6 +84,11 @@ def is_single_active(entity: Entity) -> bool:
             [f"{entity.address}: rabbitmq has no option {name!r}; it has {known}" for name in unknown]
         )
     stated = entity.options.get("single_active_consumer")
+    if stated is not None and not stated and entity.ordering == "key":
+        raise ConfigurationError(
+            f'{entity.address}: ordering="key" needs a single active consumer, and its option rules that out: '
+            "leave single_active_consumer out"
+        )
     return entity.ordering == "key" if stated is None else bool(stated)
 
 

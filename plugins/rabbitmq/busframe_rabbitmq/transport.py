@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from busframe.errors import ClosedError, DestinationNotFound, TransportError, Unsupported
@@ -60,7 +60,7 @@ class RabbitMQ(Transport):
             attempt_exact=True,
             nack="copy",
             dead_letter="copy",
-            ordering="process",
+            ordering="fleet",  # see ``open``
             filters="broker",
             nack_delay_max_s=MAX_DELAY_S,
             publish_delay_max_s=MAX_DELAY_S,
@@ -76,7 +76,7 @@ class RabbitMQ(Transport):
         self._cascade: Cascade | None = None
         self._delays = Delays(self.consuming, settings, host, self._get_cascade)
         self._publisher = Publisher(self.publishing, self._delays, settings, host, self._get_cascade)
-        self._provisioning = Provisioning(self.consuming, self._delays, host, self._counts)
+        self._provisioning = Provisioning(self.consuming, self._delays, host, self._is_4)
         self._letters = Letters(self.consuming, host)
         self._receivers: set[Receiver] = set()
         self._closed = False
@@ -100,6 +100,9 @@ class RabbitMQ(Transport):
             await self.publishing.close()
             await self.consuming.close()
             raise
+        if not self._is_4():
+            why = "RabbitMQ before 4.0 mixes up the messages of a key when its consumer changes"
+            self.capabilities = replace(self.capabilities, ordering="none", why_not={"ordering": why})
         self._states = {"publish": "up", "consume": "up"}
         self.host.report("connection", "up", None)
 
@@ -127,8 +130,16 @@ class RabbitMQ(Transport):
         return await self._publisher.publish(outgoing, timeout_s)
 
     def receiver(self, entity: Entity, *, prefetch: int, ack: Literal["after", "before"] = "after") -> Receiver:
-        """See ``Transport.receiver``."""
+        """See ``Transport.receiver``.
+
+        Raises:
+            Unsupported: the order of keys is asked of what keeps none: dead letters, and what is settled before.
+        """
         self._check_open()
+        if entity.ordering == "key" and isinstance(entity.address, DeadLetters):
+            raise Unsupported(f'{entity.address}: ordering="key", but dead letters keep no order: leave it out')
+        if entity.ordering == "key" and ack == "before":
+            raise Unsupported(f'{entity.address}: ordering="key" with ack="before", which takes ahead without order')
         kind = EarlyReceiver if ack == "before" else RabbitReceiver
         receiver = kind(self, entity, prefetch)
         self._receivers.add(receiver)
@@ -183,10 +194,10 @@ class RabbitMQ(Transport):
 
     def _get_cascade(self) -> Cascade:
         if self._cascade is None:
-            self._cascade = Cascade(self._prefix, counts=self._counts())
+            self._cascade = Cascade(self._prefix, counts=self._is_4())
         return self._cascade
 
-    def _counts(self) -> bool:
+    def _is_4(self) -> bool:
         """Whether the server is 4.0 or later, which counts each look at a message of a quorum queue."""
         connection = self.consuming.connection or self.publishing.connection
         return connection is None or connection.server_version >= (4, 0)
