@@ -29,8 +29,8 @@ log.console = true
 disk_free_limit.absolute = 50MB
 """
 _LOOPBACK = "-kernel inet_dist_use_interface {127,0,0,1}"
-# Instead of three minutes, as the plugin's README advises: a level of the delay cascade that begins before the next one,
-# when the server starts, waits so long until it passes on again what was due.
+# Instead of three minutes, as the plugin's README advises: a level of the delay cascade that is there before the next
+# one, when the server starts, waits so long until it passes on again what was due.
 _RETRY = "-rabbit dead_letter_worker_publisher_confirm_timeout 5000"
 
 
