@@ -100,17 +100,22 @@ class StreamProtocol(asyncio.Protocol):
             pika.data_received(data)
         self._early.clear()
 
+    # After its own ``abort()`` pika hears only that it is over: with TLS a goodbye is exchanged first, and what comes
+    # meanwhile would hide why it aborted.
+
     def data_received(self, data: bytes) -> None:
         """Pass it on."""
-        if self.pika is None:
+        if self.pika is None or self.transport is None:
             self._early.append(data)
-        else:
+        elif not self.transport.aborted:
             self.pika.data_received(data)
 
     def eof_received(self) -> bool | None:
         """Pass it on; pika answers that the transport shall close."""
         self._got_eof = True
-        return self.pika.eof_received() if self.pika is not None else None
+        if self.pika is None or self.transport is None or self.transport.aborted:
+            return None
+        return self.pika.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass it on, in the form that pika expects.
@@ -120,7 +125,9 @@ class StreamProtocol(asyncio.Protocol):
         self._lost = True
         if self.pika is None or self.transport is None:
             return
-        if exc is None and not self._got_eof and not self.transport.aborted:
+        if self.transport.aborted:
+            exc = None
+        elif exc is None and not self._got_eof:
             exc = ConnectionAbortedError("the connection was closed")
         self.pika.connection_lost(exc)
 
