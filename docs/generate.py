@@ -143,7 +143,7 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-_KINDS = {str: "text", SecretStr: "text", int: "whole number", float: "number", bool: "`true` or `false`"}
+_KINDS = {str: "text", SecretStr: "text", Path: "file", int: "whole number", float: "number", bool: "`true` or `false`"}
 
 
 def _kind(annotation: Any, rules: Iterable[Any]) -> str:

@@ -277,6 +277,7 @@ class ConfirmChannel:
 
     async def _keep(self) -> None:
         while True:
+            connection = None
             try:
                 connection = await self._link.wait_up()
                 channel = await open_channel(connection)
@@ -295,7 +296,8 @@ class ConfirmChannel:
                 log.debug("no channel", extra={"channel": self.name, "cause": str(error)})
             except Exception:  # whatever it is, the channel must come back
                 log.exception("the channel failed", extra={"channel": self.name})
-            await self._host.sleep(self._backoff.pause(self._host.random()))
+            if self._link.connection is connection:  # else it is the link that pauses
+                await self._host.sleep(self._backoff.pause(self._host.random()))
 
     def _lost(self, error: Exception) -> None:
         self._channel = None

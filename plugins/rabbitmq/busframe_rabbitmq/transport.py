@@ -22,7 +22,7 @@ from busframe_rabbitmq.link import Link, State
 from busframe_rabbitmq.provisioning import Provisioning
 from busframe_rabbitmq.publisher import Publisher
 from busframe_rabbitmq.receiver import RabbitReceiver
-from busframe_rabbitmq.settings import Settings
+from busframe_rabbitmq.settings import Settings, shown
 
 if TYPE_CHECKING:
     from pika.adapters.asyncio_connection import AsyncioConnection
@@ -82,7 +82,7 @@ class RabbitMQ(Transport):
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<RabbitMQ {self.settings.server.shown}: {self.publishing!r}, {self.consuming!r}>"
+        return f"<RabbitMQ {shown(*self.settings.servers)}: {self.publishing!r}, {self.consuming!r}>"
 
     @property
     def native(self) -> Native:  # type: ignore[override]

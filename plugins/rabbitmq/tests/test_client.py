@@ -11,9 +11,16 @@ import pytest
 from pika import exceptions
 
 from busframe.errors import AccessDenied, BusframeError, ConnectionFailed
-from busframe_rabbitmq.client import ERRORS, ChannelRefused, connect, translate
+from busframe_rabbitmq.client import ERRORS, ChannelRefused, Connection, translate
+from busframe_rabbitmq.client import connect as connect_to
 from busframe_rabbitmq.transport import RabbitMQ
 from plugins.rabbitmq.tests.support import make_host, make_settings, opened
+
+
+async def connect(url: str, **more: Any) -> Connection:
+    """Connect to the only host of a URL."""
+    settings = make_settings(url, **more)
+    return await connect_to(settings, settings.servers[0], "test")
 
 
 def instances() -> list[BaseException]:
@@ -67,7 +74,7 @@ async def test_wrong_password_is_access_denied(rabbitmq_url: str) -> None:
 async def test_missing_virtual_host_is_access_denied(rabbitmq_url: str) -> None:
     """The server says so while the connection is opened."""
     with pytest.raises(AccessDenied):
-        await connect(make_settings(rabbitmq_url.rstrip("/") + "/nope"), "test")
+        await connect(rabbitmq_url.rstrip("/") + "/nope")
 
 
 async def test_nobody_listening_is_connection_failed() -> None:
@@ -76,7 +83,7 @@ async def test_nobody_listening_is_connection_failed() -> None:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         with pytest.raises(ConnectionFailed, match=f"127.0.0.1:{port}") as failed:
-            await connect(make_settings(f"amqp://127.0.0.1:{port}"), "test")
+            await connect(f"amqp://127.0.0.1:{port}")
     assert failed.value.transient
 
 
@@ -103,13 +110,13 @@ async def test_a_server_that_does_not_answer_is_given_up() -> None:
     """After connect_timeout_s; nothing stays open."""
     async with silent_server() as (port, _):
         with pytest.raises(ConnectionFailed):
-            await connect(make_settings(f"amqp://127.0.0.1:{port}", connect_timeout_s=0.2), "test")
+            await connect(f"amqp://127.0.0.1:{port}", connect_timeout_s=0.2)
 
 
 async def test_cancelled_connecting_leaves_nothing_open() -> None:
     """The socket is closed when the cancelled call is over."""
     async with silent_server() as (port, here):
-        connecting = asyncio.create_task(connect(make_settings(f"amqp://127.0.0.1:{port}"), "test"))
+        connecting = asyncio.create_task(connect(f"amqp://127.0.0.1:{port}"))
         await asyncio.wait_for(here.wait(), 10)
         connecting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -120,7 +127,7 @@ async def test_tls_is_verified() -> None:
     """A server that speaks no TLS is not talked to, and certificates are checked."""
     async with silent_server() as (port, _):
         with pytest.raises(ConnectionFailed):
-            await connect(make_settings(f"amqps://127.0.0.1:{port}", connect_timeout_s=0.3), "test")
+            await connect(f"amqps://127.0.0.1:{port}", connect_timeout_s=0.3)
     assert ssl.create_default_context().verify_mode is ssl.CERT_REQUIRED
 
 
