@@ -6,6 +6,7 @@ from a program that blocked its own event loop.
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 
 SILENT_TICKS = 4
 """Two heartbeats, in which the server should have sent at least two."""
@@ -44,6 +45,7 @@ class Watch:
         if self._silent < SILENT_TICKS:
             self._timer = self._next()
         else:
+            self._due = inf
             self._on_silent(SILENT_TICKS / 2 * self._heartbeat_s)
 
     def _late_s(self) -> float:
