@@ -84,12 +84,14 @@ class Result:
         outcome: ``not claimed`` means that the transport was shown to refuse it; ``not runnable`` is no pass.
         detail: why, where it did not pass.
         seconds: how long it took.
+        left_out: the parts of it that could not run here, each with its reason; the others ran.
     """
 
     check: Check
     outcome: Outcome
     detail: str
     seconds: float
+    left_out: tuple[str, ...] = ()
 
 
 OUTCOMES: "WeakKeyDictionary[Harness, dict[str, Outcome]]" = WeakKeyDictionary()
@@ -123,4 +125,4 @@ async def run_check(check: Check, harness: "Harness") -> Result:
         if isinstance(error, AssertionError):
             detail = f"{error}\n{detail}"
     OUTCOMES.setdefault(harness, {})[check.id] = outcome
-    return Result(check, outcome, detail, time.monotonic() - started)
+    return Result(check, outcome, detail, time.monotonic() - started, tuple(world.left_out))
