@@ -13,7 +13,7 @@ from tests.brokers.compose import engine_answers
 from tests.brokers.server import Server, Unavailable
 
 # What can be had: a module here, and after a dash the version, where it is not the one that most tests use.
-BROKERS = ("rabbitmq", "rabbitmq-3.10")
+BROKERS = ("rabbitmq", "rabbitmq-3.10", "toxiproxy")
 
 S = TypeVar("S", bound=Server)
 
@@ -26,7 +26,7 @@ class Broker(Generic[S]):
         name: one of `find.BROKERS`, and the service in docker-compose.yml.
         variable: the environment variable that gives the URL of a running server.
         given: makes the server object for such a URL.
-        compose: makes a server of docker compose, on the given port or on a free one.
+        compose: makes a server of docker compose, on the given port or on a free one; None: there is no such service.
         install: makes a server in the given folder, on the given port or on a free one; may install it first.
             Raises `Unavailable` where it cannot.
     """
@@ -34,7 +34,7 @@ class Broker(Generic[S]):
     name: str
     variable: str
     given: Callable[[str], S]
-    compose: Callable[[int | None], S]
+    compose: Callable[[int | None], S] | None
     install: Callable[[Path, int | None], S]
 
 
@@ -82,7 +82,7 @@ def running(broker: Broker[S], *, own: bool = False, port: int | None = None) ->
     with tempfile.TemporaryDirectory(prefix=f"busframe-{broker.name}-") as folder:
         if url and not own:
             server = broker.given(url)
-        elif engine_answers():
+        elif broker.compose is not None and engine_answers():
             server = broker.compose(port)
         else:
             server = broker.install(Path(folder), port)

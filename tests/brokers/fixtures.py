@@ -15,6 +15,8 @@ from tests.brokers.rabbitmq import BROKER as RABBITMQ
 from tests.brokers.rabbitmq import OLDER as OLDER_RABBITMQ
 from tests.brokers.rabbitmq import RabbitMQ
 from tests.brokers.server import Unavailable
+from tests.brokers.toxiproxy import BROKER as TOXIPROXY
+from tests.brokers.toxiproxy import Toxiproxy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -89,3 +91,9 @@ def older_rabbitmq() -> Iterator[RabbitMQ]:
     """The same with the oldest version that is supported."""
     for start in _own(OLDER_RABBITMQ):
         yield start()
+
+
+@pytest.fixture(scope="session")
+def toxiproxy() -> Iterator[Toxiproxy]:
+    """What puts proxies before servers, for the faults of networks; shared by all tests."""
+    yield from _shared(TOXIPROXY)
