@@ -40,7 +40,6 @@ class Receiving:
         counters: of the source.
         judge: the crash guard's verdict on a number of deliveries.
         settler: told when what was received belongs to the broker again.
-        release: hands flights back to the broker.
         redeclare: makes the source exist again, when the broker says that it is gone.
         changed: (whether the source is consumed, why not)
         spawn: makes a task that the source owns.
@@ -59,7 +58,6 @@ class Receiving:
         counters: Counters,
         judge: Callable[[int], Verdict],
         settler: Settler,
-        release: Callable[[Sequence[Flight]], None],
         redeclare: Callable[[Entity], Awaitable[None]],
         changed: Callable[[bool, BaseException | None], None],
         spawn: Spawn,
@@ -82,7 +80,6 @@ class Receiving:
         self._counters = counters
         self._judge = judge
         self._settler = settler
-        self._release = release
         self._redeclare = redeclare
         self._changed = changed
         self._spawn = spawn
@@ -226,10 +223,7 @@ class Receiving:
             counters.received += len(deliveries)
             for delivery in deliveries:
                 if delivery.deliveries >= suspect_from:
-                    if by_key:
-                        await self._isolate_in_order(receiver, deliveries)
-                    else:
-                        await self._isolate(receiver, delivery, deliveries)
+                    await self._isolate(receiver, deliveries)
                     break
             else:
                 for delivery in deliveries:
@@ -251,56 +245,45 @@ class Receiving:
         if not done:
             self._credit.succeed(self._credit.window)
 
-    async def _isolate(self, receiver: Receiver, suspect: Delivery, deliveries: Sequence[Delivery]) -> None:
-        """Run a suspect alone, so that if it kills the process, it takes no other message with it.
+    async def _isolate(self, receiver: Receiver, deliveries: Sequence[Delivery]) -> None:
+        """Run the suspects among these alone, so that one that kills the process takes no other message with it.
 
-        All others go back at once; other suspects among them come again.
+        What was received with it is handled first, where keys have an order what is ahead of it: handed back, it would
+        be counted like what it is not, and it would come again behind what is on its way. What still waits behind a
+        suspect that kills the process is counted with it, so only the first suspect that comes is found guilty by that.
         """
         slots = self._slots
-        slots.block("isolating")
-        try:
-            self._credit.narrow()
-            self._window = 1
-            others = slots.withdraw(waiting=False)
-            others += [Flight(delivery, receiver, None) for delivery in deliveries if delivery is not suspect]
-            self._release(others)
-            try:
-                await receiver.resize(1)
-            except Exception as error:  # then the next receive waits for the connection, or says what is wrong
-                log_failure(self._address, "narrowing the prefetch failed", error)
-            await self._run_alone(Flight(suspect, receiver, None), self._judge(suspect.deliveries))
-        finally:
-            slots.unblock("isolating")
-
-    async def _isolate_in_order(self, receiver: Receiver, deliveries: Sequence[Delivery]) -> None:
-        """Run the suspects among these alone, and the others in their places.
-
-        Where keys have an order nothing is handed back: it would come again behind what is already on its way. So what
-        is ahead of a suspect is handled first, and what is behind it waits here. If the suspect kills the process, the
-        broker counts that for those as well; so only the first suspect that comes can be found guilty by its count.
-        """
-        slots = self._slots
-        waiting = deque(Flight(delivery, receiver, delivery.message.key) for delivery in deliveries)
+        if not self._by_key:
+            deliveries = sorted(deliveries, key=lambda delivery: delivery.deliveries >= self.suspect_from)
+        waiting = deque(Flight(one, receiver, one.message.key if self._by_key else None) for one in deliveries)
         try:
             while waiting:
-                flight = waiting[0]
-                if flight.delivery.deliveries >= self.suspect_from:
-                    self._credit.narrow()
-                    await slots.wait_quiet()
-                    slots.block("isolating")
-                    verdict = self._judge(flight.delivery.deliveries)
-                    if verdict is Verdict.CRASH_LOOP and self._suspected:
-                        verdict = Verdict.SUSPECT
-                    self._suspected = True
-                    await self._run_alone(waiting.popleft(), verdict)
-                    slots.unblock("isolating")
-                else:
+                deliveries_so_far = waiting[0].delivery.deliveries
+                if deliveries_so_far < self.suspect_from:
                     slots.offer(waiting.popleft())
                     slots.wake()
+                    continue
+                if self._credit.narrow():
+                    await self._resize(receiver)
+                await slots.wait_quiet()
+                slots.block("isolating")
+                verdict = self._judge(deliveries_so_far)
+                if verdict is Verdict.CRASH_LOOP and self._suspected:
+                    verdict = Verdict.SUSPECT
+                self._suspected = True
+                await self._run_alone(waiting.popleft(), verdict)
+                slots.unblock("isolating")
         finally:
             for flight in waiting:  # who cancels this takes out of the lanes what has not started
                 slots.offer(flight)
             slots.unblock("isolating")
+
+    async def _resize(self, receiver: Receiver) -> None:
+        self._window = self._credit.window
+        try:
+            await receiver.resize(self._window)
+        except Exception as error:  # then the next receive waits for the connection, or says what is wrong
+            log_failure(self._address, "narrowing the prefetch failed", error)
 
     async def _run_alone(self, flight: Flight, verdict: Verdict) -> None:
         """Run a suspect when nothing else runs, until it is settled or waits for its retry. Slots are blocked."""
@@ -309,6 +292,7 @@ class Receiving:
             while slots.running or not self.resumed.is_set():
                 await slots.wait_quiet()
                 await self.resumed.wait()
+            await self._settler.wait_empty()  # what its neighbours came to must not be lost with it
         except asyncio.CancelledError:
             slots.offer(flight)
             raise

@@ -98,7 +98,6 @@ class SourceRunner:
             counters=self.counters,
             judge=self._judge,
             settler=self._settler,
-            release=self._release,
             redeclare=redeclare,
             changed=self.reported,
             spawn=self._spawn,
