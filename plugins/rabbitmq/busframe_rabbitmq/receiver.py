@@ -97,6 +97,8 @@ class RabbitReceiver(Receiver):
 
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """See ``Receiver.settle``."""
+        while self._session is not None and self._session.quiet is not None:
+            await self._session.quiet.wait()
         outcomes: list[Exception | None] = [None] * len(settled)
         acked: list[int] = []
         released: list[int] = []

@@ -7,7 +7,6 @@ session the same tag is another message.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 from busframe.errors import ConnectionFailed, TransportError
@@ -19,7 +18,7 @@ log = logging.getLogger(__name__)
 MAX_PREFETCH = 65535
 
 QUIET_WITHIN_S = 0.1
-"""How long acknowledgements may wait while a consumer is replaced."""
+"""How long acknowledgements wait, at most, while a consumer is replaced."""
 
 
 class Session:
@@ -32,6 +31,7 @@ class Session:
 
     Attributes:
         held: the delivered and unsettled tags.
+        quiet: while a consumer is replaced and nothing should be settled; it is set when that is over.
         lost: done, with the reason, when the session has ended.
     """
 
@@ -45,6 +45,7 @@ class Session:
         self, channel: Channel, queue: str, on_message: Callable[["Session", int, bool, Any, bytes], None]
     ) -> None:
         self.held = Offsets()
+        self.quiet: asyncio.Event | None = None
         self.lost: asyncio.Future[TransportError] = asyncio.get_running_loop().create_future()
         self.on_lost: Callable[[], None] = lambda: None
         self._channel = channel
@@ -58,7 +59,6 @@ class Session:
         self._room = asyncio.Event()
         self._cancelled = asyncio.Event()
         self._stopped = False
-        self._deferred: list[tuple[list[int], list[int]]] | None = None
         channel.on_close = self._closed
         channel.on_cancelled(self._cancelled_by_server)
 
@@ -106,9 +106,6 @@ class Session:
         Raises:
             TransportError: the channel was lost; what is unsettled goes back to the queue.
         """
-        if self._deferred is not None:
-            self._deferred.append((list(acked), list(released)))
-            return
         held, channel = self.held, self._channel
         for tag in released:  # before the acks: a multiple one must not cover them
             channel.requeue(tag)
@@ -183,7 +180,7 @@ class Session:
             credit: how many unsettled messages the consumers of this session may hold together.
         """
         self._ours.add(consumer)
-        self._deferred = []
+        self.quiet = asyncio.Event()
         loop = asyncio.get_running_loop()
         give_up = loop.time() + QUIET_WITHIN_S
         try:
@@ -193,11 +190,8 @@ class Session:
                     break
             await self._channel.cancel(consumer)
         finally:
-            deferred, self._deferred = self._deferred, None
-            if not self.lost.done():
-                for acked, released in deferred:
-                    with suppress(TransportError):
-                        self.settle(acked, released)
+            over, self.quiet = self.quiet, None
+            over.set()
 
     async def _resize(self) -> None:
         try:
