@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from busframe.errors import TransportError
@@ -43,6 +43,11 @@ class Delays:
             ChannelRefused: the server says no; 404: there is none.
         """
         await self._persist(lambda channel: channel.declare_exchange(name, "headers", passive=True))
+
+    @property
+    def queues(self) -> Sequence[str]:
+        """The names of the cascade's queues that hold what is delayed."""
+        return self._cascade().levels
 
     async def is_made(self) -> bool:
         """Whether the cascade exists on the server."""

@@ -89,6 +89,23 @@ def _parse_host(text: str) -> tuple[str, int]:
     return found["v6"] or found["name"], port
 
 
+_MANAGEMENT = re.compile(r"(?P<scheme>https?)://(?:(?P<user>[^:@/]*):(?P<password>[^@/]*)@)?(?P<place>[^@?#\s]+)")
+
+
+def split_management_url(url: str) -> tuple[str, str | None, str]:
+    """The URL without user and password, and these; a user that is None was not said.
+
+    Raises:
+        ValueError: it is no such URL; the text does not repeat it.
+    """
+    found = _MANAGEMENT.fullmatch(url)
+    if found is None:
+        raise ValueError("as in https://host:15671 or http://user:password@host:15672, and nothing after it")
+    user = found["user"]
+    root = f"{found['scheme']}://{found['place'].rstrip('/')}"
+    return root, None if user is None else unquote(user), unquote(found["password"] or "")
+
+
 class Settings(BaseModel):
     """What can be set for RabbitMQ. All times are in seconds, all sizes in bytes.
 
@@ -119,6 +136,9 @@ class Settings(BaseModel):
         reconnect_max_s: the longest such pause.
         ordered_prefetch: of sources with ``ordering="key"``: messages that the active worker takes ahead. It has to be
             the same in all workers of a source, else keys are out of order when two workers die in a row.
+        management_url: of the server's management plugin, ``http://host:15672``, for what AMQP does not tell: unsettled
+            messages in statistics, bindings and policies in plans, nodes and alarms in diagnoses. The user is that of
+            ``url``, if none stands in it; it needs the tag ``monitoring``. Never shown: it may hold a password.
         consume_before_buffer: with ``ack="before"``, the most messages that are taken ahead of the handlers.
     """
 
@@ -140,12 +160,20 @@ class Settings(BaseModel):
     reconnect_min_s: float = Field(0.2, gt=0)
     reconnect_max_s: float = Field(15.0, gt=0)
     ordered_prefetch: int = Field(100, ge=1, le=2000)
+    management_url: SecretStr | None = None
     consume_before_buffer: int = Field(200, ge=1)
 
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: SecretStr) -> SecretStr:
         parse_url(url.get_secret_value())
+        return url
+
+    @field_validator("management_url")
+    @classmethod
+    def _check_management_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            split_management_url(url.get_secret_value())
         return url
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """The transport: two connections, so that an alarm which stops publishing does not stop acknowledgements."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,12 +11,13 @@ from busframe.logic.size import FRAMEWORK_RESERVE_BYTES
 from busframe.model.capabilities import Capabilities
 from busframe.model.delivery import Outgoing
 from busframe.model.destination import DeadLetters, Queue, SourceAddress, Topic
-from busframe.model.entity import Change, Entity, Stats, Stored
+from busframe.model.entity import Change, Entity, Finding, Stats, Stored
 from busframe.spi.transport import Host, Receiver, Transport
 from busframe_rabbitmq.cascade import MAX_DELAY_S, Cascade
 from busframe_rabbitmq.channel import Channel, open_channel
 from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.delays import Delays
+from busframe_rabbitmq.diagnosis import Seen, findings
 from busframe_rabbitmq.early import EarlyReceiver
 from busframe_rabbitmq.letters import Letters
 from busframe_rabbitmq.link import Link, State
@@ -26,6 +28,10 @@ from busframe_rabbitmq.settings import Settings, shown
 
 if TYPE_CHECKING:
     from pika.adapters.asyncio_connection import AsyncioConnection
+
+    from busframe_rabbitmq.management import Listed, Management
+
+log = logging.getLogger(__name__)
 
 HOLD_MAX_S = 1500.0
 """Below the server's ``consumer_timeout`` of 30 minutes, after which it takes an unsettled message back."""
@@ -76,7 +82,8 @@ class RabbitMQ(Transport):
         self._cascade: Cascade | None = None
         self._delays = Delays(self.consuming, settings, host, self._get_cascade)
         self._publisher = Publisher(self.publishing, self._delays, settings, host, self._get_cascade)
-        self._provisioning = Provisioning(self.consuming, self._delays, host, self._is_4)
+        self._management = _management(settings)
+        self._provisioning = Provisioning(self.consuming, self._delays, host, self._is_4, self._management, HOLD_MAX_S)
         self._letters = Letters(self.consuming, host)
         self._receivers: set[Receiver] = set()
         self._closed = False
@@ -150,7 +157,7 @@ class RabbitMQ(Transport):
         self._receivers.discard(receiver)
 
     async def stats(self, source: SourceAddress) -> Stats:
-        """The ready messages and the consumers; AMQP says no more.
+        """The ready messages, the consumers, and with a management URL the unsettled messages of some seconds ago.
 
         Raises:
             DestinationNotFound: the source does not exist.
@@ -163,7 +170,26 @@ class RabbitMQ(Transport):
                 dead, _ = await self._look(source.dead_letters)
             except DestinationNotFound:
                 dead = None
-        return Stats(depth=depth, consumers=consumers, dead=dead)
+        in_flight = None
+        if self._management is not None:
+            try:
+                in_flight = await self._management.unsettled(self.host.name(source))
+            except TransportError as error:
+                log.warning("unsettled messages are not known: %s", error)
+        return Stats(depth=depth, in_flight=in_flight, consumers=consumers, dead=dead)
+
+    async def diagnose(self) -> Sequence[Finding]:
+        """See ``Transport.diagnose``."""
+        self._check_open()
+        nodes: Sequence[Listed] | TransportError | None = None
+        if self._management is not None:
+            try:
+                nodes = await self._management.nodes()
+            except TransportError as error:
+                nodes = error
+        connection = await self.consuming.wait_up()
+        seen = Seen(connection.server_version, self.publishing.blocked, nodes, HOLD_MAX_S)
+        return findings(self.settings, seen)
 
     async def browse(self, source: SourceAddress, *, after: str = "", limit: int = 100) -> Sequence[Stored]:
         """See ``Transport.browse``; of dead letters only. While it looks, the letters are invisible to others."""
@@ -229,3 +255,11 @@ class RabbitMQ(Transport):
         if not isinstance(source, DeadLetters):
             raise Unsupported(f"{source}: over AMQP messages of a queue cannot be {what}; dead letters can")
         return source
+
+
+def _management(settings: Settings) -> "Management | None":
+    if settings.management_url is None:
+        return None
+    from busframe_rabbitmq.management import Management  # HTTP is imported only where it is used
+
+    return Management(settings.management_url.get_secret_value(), settings)

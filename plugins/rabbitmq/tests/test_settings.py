@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from busframe_rabbitmq.settings import Settings, shown
+from busframe_rabbitmq.settings import Settings, shown, split_management_url
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,26 @@ def test_password_never_shows() -> None:
         ({"url": "amqps://h", "tls_key_password": "k"}, "tls_cert_file"),
         ({"url": "amqps://h", "auth_mechanism": "external"}, "tls_cert_file"),
         ({"url": "amqp://h", "heartbeat_s": 0}, "heartbeat_s"),
+        ({"url": "amqp://h", "management_url": "h:15672"}, "management_url"),
+        ({"url": "amqp://h", "management_url": "http://h:15672?x=1"}, "management_url"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(given: dict[str, object], says: str) -> None:
     """What is said is never ignored, and what hides a dead connection is not offered."""
     with pytest.raises(ValidationError, match=says):
         Settings.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://h:15672", ("http://h:15672", None, "")),
+        ("https://u:p%40@h/rabbit/", ("https://h/rabbit", "u", "p@")),
+    ],
+)
+def test_management_url_is_taken_apart(url: str, expected: tuple[object, ...]) -> None:
+    """The password stands in no request line and no log."""
+    assert split_management_url(url) == expected
 
 
 def test_unknown_setting_is_refused() -> None:
