@@ -46,6 +46,10 @@ class ChannelRefused(TransportError):
         self.text = text
 
 
+class ChannelDenied(ChannelRefused, AccessDenied):
+    """It closed it because these credentials may not do what was asked."""
+
+
 # ---------------------------------------------------------------------------------------------- errors
 
 _REFUSED = re.compile(r"\((?P<code>403|530)\) ['\"]?(?P<text>.*?)['\"]?$")
@@ -74,7 +78,9 @@ def _of_connection(error: BaseException) -> TransportError:
 
 
 def _of_channel(error: BaseException) -> TransportError:
-    return ChannelRefused(getattr(error, "reply_code", 0), str(getattr(error, "reply_text", error)))
+    code, text = getattr(error, "reply_code", 0), str(getattr(error, "reply_text", error))
+    # A queue that somebody else uses exclusively is refused with 403 as well, and that is nobody's missing right.
+    return (ChannelDenied if code == 403 and "exclusive" not in text else ChannelRefused)(code, text)
 
 
 def _of_connecting(error: BaseException) -> TransportError:

@@ -139,9 +139,11 @@ _TOO_LARGE = re.compile(r"message size (?P<size>\d+).*?(?:max(?:imum)?(?: size)?
 
 
 def read_exchange(text: str) -> str | None:
-    """The exchange that the server complains about."""
+    """The exchange that the server complains about, as it is published to: the default one has a name in complaints."""
     match = _EXCHANGE.search(text)
-    return match["name"] if match else None
+    if match is None:
+        return None
+    return "" if match["name"] == "amq.default" else match["name"]
 
 
 def read_too_large(text: str) -> tuple[int, int] | None:

@@ -62,6 +62,7 @@ def test_a_refusal_says_whether_waiting_helps(code: int, transient: bool) -> Non
     refused = translate(exceptions.ChannelClosedByBroker(code, "text"))
     assert isinstance(refused, ChannelRefused)
     assert (refused.code, refused.text, refused.transient) == (code, "text", transient)
+    assert isinstance(refused, AccessDenied) is (code == 403)
 
 
 async def test_wrong_password_is_access_denied(rabbitmq_url: str) -> None:

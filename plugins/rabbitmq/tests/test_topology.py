@@ -86,6 +86,8 @@ def test_the_servers_texts_are_read() -> None:
     assert topology.read_inequivalent(text) == ("x-delivery-limit", "the value '5' of type 'signedint'", "none")
     assert topology.read_inequivalent("something else") is None
     assert topology.read_exchange("NOT_FOUND - no exchange 'nope.x' in vhost '/'") == "nope.x"
+    denied = "ACCESS_REFUSED - write access to exchange 'amq.default' in vhost '/' refused for user 'u'"
+    assert topology.read_exchange(denied) == ""
     assert topology.read_exchange("something else") is None
     size = "PRECONDITION_FAILED - message size 17825792 is larger than configured max size 16777216"
     assert topology.read_too_large(size) == (17825792, 16777216)
