@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 @click.argument("url", metavar="URL")
 @click.option("--only", default="", metavar="A,F7", help="Only these letters or checks.")
 @click.option("--tier", "tiers", metavar="C,K,X", default="C,K,X", show_default=True, help="Only these tiers.")
-@click.option(
-    "--option", "options", multiple=True, metavar="NAME=VALUE", help="What the plugin's harness takes besides the URL."
-)
 @json_option
-def conformance(url: str, only: str, tiers: str, options: tuple[str, ...], as_json: bool) -> None:
+def conformance(url: str, only: str, tiers: str, as_json: bool) -> None:
     """Run the conformance kit against the broker at URL, and say what holds there.
 
     The kit makes queues and topics whose names begin with "kit-", and leaves them: point it at a broker, or a virtual
@@ -36,7 +33,7 @@ def conformance(url: str, only: str, tiers: str, options: tuple[str, ...], as_js
     from busframe.conformance.report import as_json as json_report
 
     chosen = _chosen(_listed(only), _listed(tiers))
-    harness = find_harness(url, **dict(map(_named, options)))
+    harness = find_harness(url)
     logging.getLogger().addHandler(logging.NullHandler())  # checks fail on purpose, and what is logged then is no news
     started = time.monotonic()
     results = asyncio.run(_run(url, harness, chosen, quiet=as_json))
@@ -50,13 +47,6 @@ def conformance(url: str, only: str, tiers: str, options: tuple[str, ...], as_js
 
 def _listed(text: str) -> list[str]:
     return [name.strip().upper() for name in text.split(",") if name.strip()]
-
-
-def _named(option: str) -> tuple[str, str]:
-    name, equals, value = option.partition("=")
-    if not equals or not name:
-        raise click.BadParameter(f"{option!r} is not NAME=VALUE", param_hint="'--option'")
-    return name, value
 
 
 def _chosen(only: list[str], tiers: list[str]) -> list[Check]:

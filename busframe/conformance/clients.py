@@ -84,9 +84,11 @@ class Clients:
         return self._capabilities
 
     @asynccontextmanager
-    async def client(self, *, report: Callable[..., None] = lambda *_: None) -> AsyncIterator[Transport]:
-        """An open client, closed at the end of the block."""
-        transport = self.harness.transport(self.host(report))
+    async def client(
+        self, make: Callable[[Host], Transport] | None = None, *, report: Callable[..., None] = lambda *_: None
+    ) -> AsyncIterator[Transport]:
+        """An open client, closed at the end of the block; the harness's, or what something else makes."""
+        transport = (make or self.harness.transport)(self.host(report))
         try:
             await transport.open()
             yield transport

@@ -1,11 +1,15 @@
 """What the author of a transport writes, once, so that every check can run against it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from busframe.model.destination import Address
 from busframe.spi.transport import Host, Transport
+
+SECRET = "kit-s3cret-0f3a"
+"""A password that nobody has."""
 
 
 class NotRunnable(Exception):
@@ -98,6 +102,38 @@ class Harness(ABC):
             False: this broker has no such limit, so nothing was made.
         """
         return False
+
+    # Users and limits: of those that are left out, the parts of checks that need them are left out as well, and named.
+
+    def url_with_bad_password(self) -> str:
+        """Its URL with a password that the broker refuses: ``kit-s3cret-0f3a``, which may show up nowhere."""
+        parts = urlsplit(self.url or "")
+        if not parts.username or not parts.hostname:
+            raise NotRunnable(f"the URL of {self.name} names no user")
+        user, place = parts.netloc.rpartition("@")[0].partition(":")[0], parts.netloc.rpartition("@")[2]
+        return parts._replace(netloc=f"{user}:{SECRET}@{place}").geturl()
+
+    async def native_user(self, *, may_use: bool) -> Callable[[Host], Transport]:
+        """Make a user of the broker who may make, change and delete nothing.
+
+        Args:
+            may_use: publish to and consume from all that is there; else nothing at all.
+
+        Returns:
+            What makes clients of this user, as ``transport`` does.
+        """
+        raise NotRunnable(f"{self.name} has no users")
+
+    async def native_full(self, source: Address, name: str) -> None:
+        """Make a source that takes a few messages and refuses more, until some of them are gone."""
+        raise NotRunnable(f"{self.name} refuses nothing for what it holds already")
+
+    async def silence(self, transport: Transport) -> None:
+        """Let a client fall silent, as when its process hangs: it goes on, and renews nothing that it holds.
+
+        Called where ``lock_s`` is said.
+        """
+        raise NotRunnable(f"no client of {self.name} can be silenced")
 
     # Faults: of those that are left out, the checks that need them are not runnable.
 

@@ -1,6 +1,5 @@
 """How the kit finds the harness for a URL: one entry point in the group ``busframe.harnesses`` for each scheme."""
 
-import inspect
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,7 @@ from pydantic import ValidationError
 from busframe.config import Settings, transport_settings
 from busframe.conformance.clients import Clients
 from busframe.conformance.harness import Harness
-from busframe.errors import ConfigurationError, InvalidSettings, PluginBroken, PluginError
+from busframe.errors import InvalidSettings, PluginBroken, PluginError
 from busframe.registry import find_plugin
 from busframe.spi.plugin import Plugin
 
@@ -36,17 +35,12 @@ def read_url(url: str) -> tuple[Plugin[Any], Any]:
     return plugin, transport_settings(plugin, settings, {"url": "argument"})
 
 
-def find_harness(url: str, **options: str) -> Harness:
+def find_harness(url: str) -> Harness:
     """The harness for a broker that answers at a URL.
-
-    Args:
-        url: of the broker.
-        options: what the harness takes besides it.
 
     Raises:
         InvalidSettings, UnknownTransport, PluginBroken: as for ``read_url``; the harness cannot be imported.
         PluginError: the plugin brings no harness.
-        ConfigurationError: the harness has no such option.
     """
     plugin, _ = read_url(url)
     scheme = url.partition(":")[0].lower()
@@ -58,14 +52,10 @@ def find_harness(url: str, **options: str) -> Harness:
             f"installed are harnesses for {known}"
         )
     try:
-        make: Callable[..., Harness] = entries[scheme].load()
+        make: Callable[[str], Harness] = entries[scheme].load()
     except Exception as error:
         raise PluginBroken(f"the harness for {scheme}:// cannot be imported: {error!r}") from error
-    takes = list(inspect.signature(make).parameters)[1:]
-    if unknown := [name for name in options if name not in takes]:
-        known = ", ".join(takes) or "none"
-        raise ConfigurationError(f"the harness for {scheme}:// has no option {unknown[0]!r}; there are: {known}")
-    return make(url, **options)
+    return make(url)
 
 
 async def reach(url: str, harness: Harness) -> None:

@@ -50,7 +50,8 @@ class World(Clients):
         try:
             yield
         except NotRunnable as reason:
-            self.left_out.append(f"{what}: {reason}")
+            if (said := f"{what}: {reason}") not in self.left_out:
+                self.left_out.append(said)
 
     # ------------------------------------------------------------------------------------------------ messages
 

@@ -1,7 +1,6 @@
 """G: order. A transport may hand out one unsettled message of a key at a time, or many: the core has lanes."""
 
 import asyncio
-import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -12,7 +11,6 @@ from busframe import Context, Retry
 from busframe.bus import Bus
 from busframe.conformance.check import Violation, check
 from busframe.conformance.checks.settling import claims_order, no_order
-from busframe.conformance.harness import NotRunnable
 from busframe.conformance.world import World
 from busframe.conformance.wrapped import WrappedReceiver, WrappedTransport
 from busframe.model.delivery import Delivery
@@ -97,7 +95,7 @@ async def first_in_first_out(world: World) -> None:
     async with keys.bus(queue).worker():
         await world.publish(transport, queue, *sent)
         await world.until(lambda: len(keys.done) >= FIFO // 3, "a third of the messages handled", within_s=30)
-        with contextlib.suppress(NotRunnable):
+        with world.part("a reconnect"):
             await world.harness.disconnect()
         await _settled_many(world, keys, sent)
     keys.check(sent)

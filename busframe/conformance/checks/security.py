@@ -15,10 +15,10 @@ from uuid import uuid4
 
 from busframe.bus import Bus
 from busframe.config import load, transport_settings
-from busframe.conformance.addresses import SECRET, unreachable
+from busframe.conformance.addresses import unreachable
 from busframe.conformance.check import Violation, check
 from busframe.conformance.checks.errors import error_of, of_class, opening
-from busframe.conformance.harness import NotRunnable
+from busframe.conformance.harness import SECRET, NotRunnable
 from busframe.conformance.world import World
 from busframe.errors import BusframeError, ConnectionFailed, InvalidSettings, PluginBroken
 from busframe.handling.context import Context

@@ -17,11 +17,9 @@ Refused = Callable[..., str]
 pytestmark = pytest.mark.usefixtures("project", "kept")
 
 
-def harness(url: str, depth: str = "1") -> MemoryHarness:
-    """A harness that takes an option, for every scheme of the fixture ``kept`` but the first one."""
-    made = MemoryHarness()
-    made.name = f"{url} at {depth}"
-    return made
+def harness(url: str) -> MemoryHarness:
+    """For every scheme of the fixture ``kept`` but the first one."""
+    return MemoryHarness()
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +39,6 @@ class TestRefused:
                 ("kept://x",),
                 "the plugin 'kept' brings no harness for the conformance kit, so kept:// cannot be checked",
             ),
-            (("memory://", "--option", "width=2"), "the harness for memory:// has no option 'width'; there are: depth"),
-            (("memory://", "--option", "width"), "'width' is not NAME=VALUE"),
             (("memory://", "--only", "ZZ1"), "there is no check ZZ1; there are A, B, C"),
             (("memory://", "--only", "A1,A99"), "there is no check A99; there are A1, A2"),
             (("memory://", "--tier", "C,Z"), "there is no tier Z, but C, K, X"),
@@ -62,11 +58,11 @@ class TestRefused:
 class TestReport:
     def test_table(self, invoke: Invoke) -> None:
         """A table of what ran, in lower case as well, and a line that counts."""
-        result = invoke("conformance", "memory://", "--only", "a1, b1", "--option", "depth=2")
+        result = invoke("conformance", "memory://", "--only", "a1, b1")
         assert result.exit_code == 0
         lines = result.stdout.splitlines()
         assert [line.split()[:3] for line in lines[2:4]] == [["A1", "C", "passed"], ["B1", "C", "passed"]]
-        assert lines[-1].startswith("memory:// at 2: 2 passed, 0 failed, 0 not claimed, 0 not runnable, in ")
+        assert lines[-1].startswith("memory: 2 passed, 0 failed, 0 not claimed, 0 not runnable, in ")
         assert result.stderr == "..\n"
 
     def test_reasons(self, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
