@@ -95,6 +95,11 @@ def _of_greeting(error: BaseException) -> TransportError:
     )
 
 
+def _of_silence(error: BaseException) -> TransportError:
+    # It is only the end of ``connect_timeout_s`` that closes a connection which is not open yet.
+    return ConnectionFailed("the server did not answer in time: is that a port of RabbitMQ?")
+
+
 def _of_wrong_state(error: BaseException) -> TransportError:
     return ConnectionFailed(f"the connection is not open: {error}")
 
@@ -104,6 +109,7 @@ ERRORS: dict[type[BaseException], Callable[[BaseException], TransportError]] = {
     exceptions.AuthenticationError: _of_mechanism,
     exceptions.ProbableAccessDeniedError: _of_handshake,
     exceptions.IncompatibleProtocolError: _of_greeting,
+    exceptions.ConnectionOpenAborted: _of_silence,
     exceptions.ConnectionClosed: _of_connection,
     exceptions.ChannelClosedByBroker: _of_channel,
     exceptions.AMQPChannelError: _of_wrong_state,

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 FLUSH_BYTES = 64 * 1024
 
+TLS_GOODBYE_S = 1.0
+"""How long a stream with TLS waits, when it is closed, for a server that may be gone; asyncio's default is 30 s."""
+
 
 class PikaStream(Protocol):
     """What pika wants to be told; its ``AbstractStreamProtocol``."""
@@ -213,7 +216,11 @@ class LoopServices:
 
         async def connect() -> tuple[GatheringTransport, Any]:
             transport, protocol = await self._loop.create_connection(
-                StreamProtocol, sock=sock, ssl=ssl_context, server_hostname=server_hostname
+                StreamProtocol,
+                sock=sock,
+                ssl=ssl_context,
+                server_hostname=server_hostname,
+                ssl_shutdown_timeout=None if ssl_context is None else TLS_GOODBYE_S,
             )
             of_pika = protocol_factory()
             gathering = GatheringTransport(transport, of_pika, self._loop)

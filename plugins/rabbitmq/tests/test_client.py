@@ -124,7 +124,7 @@ async def silent_server(host: str = "127.0.0.1") -> AsyncIterator[tuple[int, asy
 async def test_a_server_that_does_not_answer_is_given_up() -> None:
     """After connect_timeout_s; nothing stays open."""
     async with silent_server() as (port, _):
-        with pytest.raises(ConnectionFailed):
+        with pytest.raises(ConnectionFailed, match="did not answer in time"):
             await connect(f"amqp://127.0.0.1:{port}", connect_timeout_s=0.2)
 
 

@@ -13,7 +13,18 @@ from busframe.model.destination import Queue
 from busframe_rabbitmq.client import connect
 from busframe_rabbitmq.tls import make_context, read_refusal
 from plugins.rabbitmq.tests.certificates import allow_external, serve_tls, write
-from plugins.rabbitmq.tests.support import consuming, declare, make_settings, message, opened, publish_all, take
+from plugins.rabbitmq.tests.support import (
+    Reports,
+    consuming,
+    declare,
+    frozen,
+    make_settings,
+    message,
+    opened,
+    proxied,
+    publish_all,
+    take,
+)
 from tests.brokers.rabbitmq import RabbitMQ
 
 EMAILS = Queue[Any]("emails")
@@ -132,6 +143,17 @@ class TestOnARealServer:
         async with opened(url, **files, auth_mechanism="external") as transport:
             await declare(transport, EMAILS)
             await publish_all(transport, EMAILS, message())
+
+    async def test_a_black_hole_is_noticed_as_soon_as_without_tls(self, url: str, files: Files) -> None:
+        """Nobody answers the goodbye that TLS asks for."""
+        reports = Reports()
+        async with proxied(url) as (proxy, way):
+            asked = {"tls_server_name": "localhost", "heartbeat_s": 1, "connect_timeout_s": 1.0, **files}
+            async with opened(way, reports=reports, **asked) as transport:
+                async with frozen(proxy):
+                    await reports.wait("connection", "down")
+                await reports.wait("connection", "up", since=1)
+                await declare(transport, EMAILS)
 
     async def test_an_expired_certificate_is_refused(self, serve: Callable[..., str], files: Files) -> None:
         """Last, because it changes the server's."""
