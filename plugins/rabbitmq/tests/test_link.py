@@ -3,15 +3,12 @@
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
 
-from busframe.conformance.proxy import Proxy
 from busframe.errors import AccessDenied, ConnectionFailed, TransportError
 from busframe.model.destination import Queue
 from busframe_rabbitmq import link as module
@@ -26,6 +23,7 @@ from plugins.rabbitmq.tests.support import (
     make_host,
     make_settings,
     message,
+    proxied,
     publish_all,
     take,
 )
@@ -196,18 +194,6 @@ async def test_who_refuses_is_warned_of_once(fleet: Fleet, caplog: pytest.LogCap
 # ---------------------------------------------------------------------------------------------- a real server
 
 
-@asynccontextmanager
-async def ways(url: str, count: int) -> AsyncIterator[Sequence[Proxy]]:
-    """So many proxies before a server."""
-    parts = urlsplit(url)
-    async with AsyncExitStack() as stack:
-        proxies = [Proxy(parts.hostname or "", parts.port or 0) for _ in range(count)]
-        for proxy in proxies:
-            await proxy.start()
-            stack.push_async_callback(proxy.stop)
-        yield proxies
-
-
 def through(url: str, *ports: int) -> str:
     """The URL with these hosts instead."""
     parts = urlsplit(url)
@@ -226,7 +212,7 @@ async def test_both_connections_go_to_the_next_host(rabbitmq_vhost: str) -> None
     reports = Reports()
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        async with ways(rabbitmq_vhost, 2) as (one, other):
+        async with proxied(rabbitmq_vhost) as (one, _), proxied(rabbitmq_vhost) as (other, _):
             url = through(rabbitmq_vhost, unused.getsockname()[1], one.port, other.port)
             settings = make_settings(url, reconnect_min_s=300.0, reconnect_max_s=300.0)
             transport = RabbitMQ(settings, replace(make_host(reports), random=lambda: 0.0))
