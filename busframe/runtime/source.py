@@ -219,7 +219,7 @@ class SourceRunner:
     def _on_settled(self, flight: Flight, outcome: SettlementLost | None) -> None:
         if outcome is not None:
             self.counters.lost += 1
-            logger.info("%s: %s", self.address, outcome, extra={"source": self.address})
+            logger.info("%s", outcome, extra={"source": self.address})
         elif flight.settlement is not RELEASE:
             self._survived(flight)
         if flight.settled is not None and not flight.settled.done():
