@@ -91,7 +91,7 @@ def _version(seen: Seen) -> Iterator[Finding]:
         says = f"{number} is older than {OLDEST[0]}.{OLDEST[1]}, the oldest that this plugin is made for"
         yield Finding("fail", "server", says, "upgrade the server to 4.0 or later")
     elif seen.version < LIMITED:
-        says = f"{number}: the order of keys holds within one process, not across workers"
+        says = f'{number}: without ordering="key", which it mixes up when a consumer changes'
         yield Finding("ok", "server", says, "upgrade the server to 4.0 or later")
     else:
         yield Finding("ok", "server", number)

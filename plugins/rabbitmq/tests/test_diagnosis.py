@@ -38,7 +38,7 @@ def test_a_good_server_is_found_good() -> None:
         ("connection", "ok", "within this machine", "amqp://u:secret@127.0.0.1,[::1],localhost", {}, {}),
         ("credentials", "warn", "guest", "amqps://h", {}, {}),
         ("server", "fail", "3.9 is older", "amqps://u:secret@h", {"version": (3, 9)}, {}),
-        ("server", "ok", "within one process", "amqps://u:secret@h", {"version": (3, 13)}, {}),
+        ("server", "ok", "without ordering", "amqps://u:secret@h", {"version": (3, 13)}, {}),
         ("server", "warn", "does not say", "amqps://u:secret@h", {"version": (0, 0)}, {}),
         ("alarms", "fail", "(low on memory)", "amqps://u:secret@h", {"blocked": "low on memory"}, {}),
         ("alarms", "fail", "disk space: rabbit@one", "amqps://u:secret@h", {"nodes": [FULL]}, {}),
