@@ -31,6 +31,7 @@ from busframe.conformance.checks import (
     security,
     settling,
     subscriptions,
+    telemetry,
     waiting,
 )
 
@@ -62,6 +63,7 @@ __all__ = [
     "security",
     "settling",
     "subscriptions",
+    "telemetry",
     "waiting",
     "ordering",
     "concurrency",

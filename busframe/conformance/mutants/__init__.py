@@ -28,6 +28,7 @@ from busframe.conformance.mutants import (
     security,
     settling,
     subscriptions,
+    telemetry,
     waiting,
 )
 from busframe.conformance.mutants.mutant import (
@@ -70,6 +71,7 @@ __all__ = [
     "security",
     "settling",
     "subscriptions",
+    "telemetry",
     "waiting",
     "ordering",
     "concurrency",
