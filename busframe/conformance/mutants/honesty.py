@@ -5,10 +5,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from busframe.conformance.memory import MemoryHarness
-from busframe.conformance.mutants.mutant import MutantTransport, harness_mutant, mutant
+from busframe.conformance.mutants.mutant import MutantReceiver, MutantTransport, harness_mutant, mutant
+from busframe.errors import TransportError, Unsupported
 from busframe.model.capabilities import Capabilities
+from busframe.model.delivery import Delivery, Outgoing
 from busframe.model.destination import Address, SourceAddress
 from busframe.model.entity import Stats, Stored
+from busframe.model.settlement import Nack, Settlement
+
+DAY_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +61,39 @@ class ClaimsStatistics(MutantTransport):
     async def stats(self, source: SourceAddress) -> Stats:
         """Nothing of it."""
         return Stats(depth=0)
+
+
+class _ClaimsADay(MutantTransport):
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.capabilities = replace(
+            self.capabilities, publish_delay_max_s=DAY_S, nack_delay_max_s=DAY_S, hold_max_s=DAY_S
+        )
+
+
+@mutant("a delay is claimed of one second more than is kept", "R3", says="a publish with a delay of 86400 s")
+class ClaimsASecondMore(_ClaimsADay):
+    """As a limit that is compared with less than."""
+
+    async def publish(self, outgoing: Sequence[Outgoing], *, timeout_s: float) -> Sequence[Exception | None]:
+        """Refused at the edge."""
+        if any(out.delay_s >= DAY_S for out in outgoing):
+            return [Unsupported("it is too long")] * len(outgoing)
+        return await super().publish(outgoing, timeout_s=timeout_s)
+
+
+class _ShortNacks(MutantReceiver):
+    async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
+        if any(isinstance(settlement, Nack) and settlement.delay_s >= DAY_S for _, settlement in settled):
+            return [TransportError("it is too long")] * len(settled)
+        return await self.inner.settle(settled)
+
+
+@mutant("a nack's delay is claimed of one second more than is kept", "R3", says="a nack with a delay of 86400 s")
+class ClaimsLongerNacks(_ClaimsADay):
+    """The same, of a settlement."""
+
+    receivers = _ShortNacks
 
 
 @mutant("browse is claimed, and shows nothing", "R3", says="browse shows 0 messages")
