@@ -130,7 +130,8 @@ class Provisioning:
             (each, self._name(each), _purpose(each)) for each in addresses if not isinstance(each, Topic)
         ]
         if delayed is not None:
-            queues.extend((delayed.address, name, "delay") for name in self._delays.queues)
+            targets = [self._name(each) for each in addresses if not isinstance(each, DeadLetters)]
+            queues.extend((delayed.address, name, "delay") for name in self._delays.queues(targets))
         overridden = (overriding(*queue, policies, self._hold_max_s) for queue in queues)
         return closer + list(dict.fromkeys(change for each in overridden for change in each))
 

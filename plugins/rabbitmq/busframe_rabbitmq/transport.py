@@ -79,9 +79,9 @@ class RabbitMQ(Transport):
         self.consuming = Link("consume", settings, host, lambda state, cause: self._report("consume", state, cause))
         self._states: dict[str, State] = {"publish": "down", "consume": "down"}
         self._prefix = host.name(Queue("q")).removesuffix("q")
-        self._cascade: Cascade | None = None
-        self._delays = Delays(self.consuming, settings, host, self._get_cascade)
-        self._publisher = Publisher(self.publishing, self._delays, settings, host, self._get_cascade)
+        cascade = Cascade(self._prefix)
+        self._delays = Delays(self.consuming, settings, host, cascade)
+        self._publisher = Publisher(self.publishing, self._delays, settings, host, cascade)
         self._management = _management(settings)
         self._provisioning = Provisioning(self.consuming, self._delays, host, self._is_4, self._management, HOLD_MAX_S)
         self._letters = Letters(self.consuming, host)
@@ -217,11 +217,6 @@ class RabbitMQ(Transport):
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("the transport is closed")
-
-    def _get_cascade(self) -> Cascade:
-        if self._cascade is None:
-            self._cascade = Cascade(self._prefix, counts=self._is_4())
-        return self._cascade
 
     def _is_4(self) -> bool:
         """Whether the server is 4.0 or later, which counts each look at a message of a quorum queue."""

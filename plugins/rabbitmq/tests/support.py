@@ -198,6 +198,14 @@ async def frozen(proxy: Proxy) -> AsyncIterator[None]:
             await freezing
 
 
+async def limit_length(rabbitmq: Any, vhost_url: str, queue: str, length: int) -> None:
+    """Set a policy, as operators do; it takes the server a moment to follow it."""
+    vhost = vhost_url.rpartition("/")[2]
+    definition = {"max-length": length, "overflow": "reject-publish"}
+    body = {"pattern": f"^{queue}$", "definition": definition, "apply-to": "quorum_queues"}
+    await asyncio.to_thread(rabbitmq.api, "PUT", f"/policies/{vhost}/{queue}", body)
+
+
 def cut(transport: RabbitMQ, which: Literal["publishing", "consuming"]) -> None:
     """Cut a connection under the transport, as a broken network does."""
     connection = getattr(transport, which).connection

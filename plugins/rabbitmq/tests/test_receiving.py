@@ -275,7 +275,7 @@ async def test_settling_while_a_consumer_is_replaced_answers_when_it_is_written(
             resizing = asyncio.create_task(receiver.resize(4))
 
             async def quiet() -> bool:
-                return receiver._session.quiet is not None  # type: ignore[attr-defined, no-any-return]
+                return receiver._session.quiet is not None  # type: ignore[attr-defined]
 
             await eventually(quiet, "the old consumer is being ended")
             settling = asyncio.create_task(receiver.settle([(got[0], ACK), (got[1], RELEASE)]))

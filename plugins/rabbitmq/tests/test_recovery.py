@@ -17,6 +17,7 @@ from plugins.rabbitmq.tests.support import (
     declare,
     eventually,
     kinds,
+    limit_length,
     message,
     nothing_arrives,
     opened,
@@ -29,14 +30,6 @@ from plugins.rabbitmq.tests.support import (
 EMAILS = Queue[Any]("emails")
 SMALL = Queue[Any]("small")
 UNKNOWN_TAG = 10**6
-
-
-async def limit_length(rabbitmq: Any, vhost_url: str, queue: str, length: int) -> None:
-    """Set a policy, as operators do; it takes the server a moment to follow it."""
-    vhost = vhost_url.rpartition("/")[2]
-    definition = {"max-length": length, "overflow": "reject-publish"}
-    body = {"pattern": f"^{queue}$", "definition": definition, "apply-to": "quorum_queues"}
-    await asyncio.to_thread(rabbitmq.api, "PUT", f"/policies/{vhost}/{queue}", body)
 
 
 async def stored(transport: RabbitMQ, queue: Queue[Any], confirmed: Sequence[Message], unknown: int) -> None:
