@@ -45,6 +45,8 @@ class Harness(ABC):
         lock_s: after how long a broker takes an unsettled delivery back of which its consumer says nothing; None: it
             goes by the connection alone.
         late_acks: the broker takes an acknowledgement also from who has lost the delivery.
+        preload: a function (``module:name``) and its arguments: what processes that checks start call first. For
+            harnesses of mutants, which are to be wrong there as well.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Harness(ABC):
     patience: float = 1.0
     lock_s: float | None = None
     late_acks: bool = False
+    preload: tuple[str, ...] = ()
 
     @property
     def scheme(self) -> str:

@@ -1,4 +1,4 @@
-"""Mutants of the memory transport, a file for each file of checks. Importing this registers all of them."""
+"""Mutants, a file for each file of checks. Importing this registers all of them."""
 
 from busframe.conformance.mutants import (
     batching,
@@ -6,6 +6,7 @@ from busframe.conformance.mutants import (
     closing,
     competing,
     concurrency,
+    crashes,
     dead_letters,
     declaring,
     delays,
@@ -39,6 +40,7 @@ from busframe.conformance.mutants.mutant import (
     MutantTransport,
     mutant,
 )
+from busframe.conformance.mutants.server import ServerMutant, mutated
 
 __all__ = [
     "MUTANTS",
@@ -46,10 +48,13 @@ __all__ = [
     "Mutant",
     "MutantReceiver",
     "MutantTransport",
+    "ServerMutant",
     "mutant",
+    "mutated",
     "batching",
     "closing",
     "competing",
+    "crashes",
     "dead_letters",
     "declaring",
     "delays",

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
-from busframe.conformance.mutants.mutant import MutantReceiver, core_mutant, mutant
+from busframe.conformance.mutants.mutant import MutantHarness, MutantReceiver, MutantTransport, core_mutant, mutant
 from busframe.errors import SettlementLost
 from busframe.model.delivery import Delivery
 from busframe.model.settlement import ACK, RELEASE, Nack, Settlement
@@ -24,6 +25,10 @@ class AcksOnDelivery(MutantReceiver):
         deliveries = await self.inner.receive(limit)
         await self.inner.settle([(delivery, ACK) for delivery in deliveries])
         return deliveries
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Nobody else will have it."""
+        return True
 
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """Done already."""
@@ -139,3 +144,29 @@ class WaitsForSettlements(MutantReceiver):
                 break
             await asyncio.sleep(0.02)
         await self.inner.close()
+
+
+class RestartedHarness(MutantHarness):
+    """A memory broker that keeps everything when it is restarted."""
+
+    async def restart(self) -> None:
+        """Its clients are gone."""
+        self.broker.disconnect()
+
+
+class _KeepsAcks(MutantReceiver):
+    async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
+        return [None] * len(settled)
+
+
+@mutant(
+    "an acknowledgement is told and not sent", "F16", says="more than once|unexpected message", harness=RestartedHarness
+)
+class KeepsAcknowledgements(MutantTransport):
+    """As a client that sends them with the next ones."""
+
+    receivers = _KeepsAcks
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.capabilities = replace(self.capabilities, durable=True)

@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
 from busframe.conformance.mutants.mutant import MutantHarness, MutantReceiver, MutantTransport, mutant
+from busframe.conformance.mutants.server import ServerTransport, server_mutant
 from busframe.errors import PublishFailed
 from busframe.model.delivery import Delivery, Outgoing
 
@@ -119,3 +121,22 @@ class SaysThatItFailed(MutantTransport):
             await asyncio.sleep(timeout_s)
             return [PublishFailed("no answer")] * len(outgoing)
         return outcomes
+
+
+@server_mutant(
+    "a publish returns before the broker has the message",
+    "A3",
+    "M1",
+    says="confirmed messages are lost|one more of .* messages\nlost: confirmed",
+)
+class ConfirmsFirst(ServerTransport):
+    """As a client that publishes in the background."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._later: set[asyncio.Task[Any]] = set()
+
+    async def publish(self, outgoing: Sequence[Outgoing], *, timeout_s: float) -> Sequence[Exception | None]:
+        """Later."""
+        self._later.add(asyncio.create_task(self.inner.publish(outgoing, timeout_s=timeout_s)))
+        return [None] * len(outgoing)
