@@ -2,17 +2,19 @@
 
 import asyncio
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import pytest
 
-from busframe.conformance.check import Check, Outcome, Result, run_check
+from busframe.conformance.check import Check, Result, run_check
 from busframe.conformance.harness import Harness
 from busframe.conformance.runner import select
 
 
 class TransportConformance:
-    """Every check as a test of its own. Inherit from it in a class whose name begins with ``Test``, and make a harness.
+    """Every check but those of tier S as a test of its own.
+
+    Inherit from it in a class whose name begins with ``Test``, and make a harness.
 
     ```python
     class TestFiles(TransportConformance):
@@ -39,7 +41,7 @@ class TransportConformance:
     not_claimed: ClassVar[frozenset[str] | set[str] | None] = None
 
     @classmethod
-    def outcome_of(cls, check: Check) -> Outcome | Literal["passed in part"]:
+    def outcome_of(cls, check: Check) -> str:
         """How a check ends for this class, when its tests pass and ``not_claimed`` is said; for a page of it."""
         if check.id in cls.not_runnable:
             return "not runnable"
@@ -76,6 +78,19 @@ class TransportConformance:
             pytest.fail(f"{check.id} left out {what}, which is not what in_part says", pytrace=False)
         if listed:
             pytest.fail(f"{check.id} is listed as not runnable, and it ran: take it off the list", pytrace=False)
+
+
+class SoakConformance(TransportConformance):
+    """The checks of tier S, in the same way.
+
+    The harness says for how long (``soak_s``) and what happens meanwhile (``seed``); pytest's own time-out, if there is
+    one, has to be longer.
+    """
+
+    @pytest.mark.parametrize("check", select(tiers=("S",)), ids=lambda check: check.id)
+    def test_check(self, check: Check, harness: Harness) -> None:
+        """The transport keeps the promise, for long."""
+        super().test_check(check, harness)
 
 
 def started(harness: Harness) -> Iterator[Harness]:
