@@ -44,6 +44,7 @@ class Harness(ABC):
         patience: by how much longer than usual to wait for what should come.
         lock_s: after how long a broker takes an unsettled delivery back of which its consumer says nothing; None: it
             goes by the connection alone.
+        silence_s: after how long a silence a client of ``watchful`` gives its connection up; None: no client does.
         late_acks: the broker takes an acknowledgement also from who has lost the delivery.
         preload: a function (``module:name``) and its arguments: what processes that checks start call first. For
             harnesses of mutants, which are to be wrong there as well.
@@ -54,6 +55,7 @@ class Harness(ABC):
     tls_scheme: str | None = None
     patience: float = 1.0
     lock_s: float | None = None
+    silence_s: float | None = None
     late_acks: bool = False
     preload: tuple[str, ...] = ()
 
@@ -73,6 +75,10 @@ class Harness(ABC):
     @abstractmethod
     def transport(self, host: Host) -> Transport:
         """A new client of the broker, not open."""
+
+    def watchful(self, host: Host) -> Transport:
+        """The same, which gives a silent connection up as early as it can be told to."""
+        return self.transport(host)
 
     @abstractmethod
     async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
@@ -157,7 +163,7 @@ class Harness(ABC):
         raise NotRunnable(f"nothing can be removed from {self.name} from outside")
 
     async def freeze(self, seconds: float) -> None:
-        """Let no byte through to the broker and back for so many seconds; connections stay."""
+        """Let no byte through to the broker and back for so many seconds, or until cancelled; connections stay."""
         raise NotRunnable(f"{self.name} cannot be frozen")
 
     async def expire(self, source: Address, name: str) -> None:

@@ -20,9 +20,9 @@ from busframe.handling.context import Context
 from busframe.model.destination import Queue
 
 
-def _worker(world: World, *queues: Queue[Any], **config: Any) -> Bus:
+def _worker(world: World, *queues: Queue[Any], **options: Any) -> Bus:
     """A bus that handles these queues."""
-    bus = world.bus(config=config)
+    bus = world.bus(**options)
     for queue in queues:
 
         @bus.handle(queue, name=queue.name)
@@ -64,14 +64,19 @@ async def _all_handled(world: World) -> None:
 
 
 async def _through(
-    world: World, faults: Mapping[float, Callable[[], Awaitable[None]]], *, publishers: int, each: int
+    world: World,
+    bus: Bus,
+    queue: Queue[Any],
+    faults: Mapping[float, Callable[[], Awaitable[None]]],
+    *,
+    publishers: int,
+    each: int,
 ) -> None:
     """Publish and handle, and let faults happen when such a part of all messages is confirmed.
 
     While a fault happens the publishers are slower, and before the last one none ends, so that it meets messages.
     """
-    queue, total = world.queue(), publishers * each
-    bus = _worker(world, queue)
+    total = publishers * each
     enough = {part: asyncio.Event() for part in faults}
     left = len(faults)
     happening = False
@@ -106,13 +111,41 @@ async def _through(
 @check("M1", "through a restart and a kill of the broker every confirmed message arrives", tier="X")
 async def restart_and_kill(world: World) -> None:
     """While a hundred publishers and a worker go on: 10 000 messages; a restart after a third, SIGKILL after half."""
-    await _through(world, {1 / 3: world.harness.restart, 1 / 2: world.harness.kill}, publishers=100, each=100)
+    queue = world.queue()
+    faults = {1 / 3: world.harness.restart, 1 / 2: world.harness.kill}
+    await _through(world, _worker(world, queue), queue, faults, publishers=100, each=100)
 
 
-@check("M2", "through cuts of every connection every confirmed message arrives", tier="X")
-async def cuts(world: World) -> None:
-    """While ten publishers and a worker go on."""
-    await _through(world, dict.fromkeys((0.25, 0.5, 0.75), world.harness.disconnect), publishers=10, each=30)
+@check(
+    "M2", "through cuts and a silence every confirmed message arrives; the silence is noticed as is claimed", tier="X"
+)
+async def cuts_and_silence(world: World) -> None:
+    """While ten publishers and a worker go on. Silence is what a dead network leaves, or a server that is stopped."""
+    queue = world.queue()
+    cuts = dict.fromkeys((0.25, 0.5, 0.75), world.harness.disconnect)
+    await _through(world, _worker(world, queue), queue, cuts, publishers=10, each=30)
+    with world.part("a silence"):
+        silence_s = world.harness.silence_s
+        if silence_s is None:
+            raise NotRunnable(f"no client of {world.harness.name} notices a silence")
+        queue = world.queue()
+        bus = _worker(world, queue, transport=world.harness.watchful)
+
+        async def silence() -> None:
+            longest_s = silence_s + PROMPT_S
+            freezing = asyncio.create_task(world.harness.freeze(longest_s))
+            try:
+                await world.until(
+                    lambda: freezing.done() or not bus.health().ready, "the silence to be noticed", within_s=longest_s
+                )
+            finally:
+                freezing.done() or freezing.cancel()
+                await asyncio.wait((freezing,))
+            if not freezing.cancelled():
+                freezing.result()  # not runnable
+                raise Violation(f"a silence of {longest_s:g} s was not noticed, and {silence_s:g} s are claimed")
+
+        await _through(world, bus, queue, {0.5: silence}, publishers=10, each=30)
 
 
 @check("M3", "after a recovery there is one consumer for each source, and the bus says that it is ready", tier="X")
@@ -223,7 +256,7 @@ async def deleted(world: World) -> None:
     await world.declare(transport, queue)
     receiver = await world.receiver(transport, queue)
     receiving = asyncio.ensure_future(error_of(receiver.receive(1)))
-    bus = _worker(world, queue, topology="assume")
+    bus = _worker(world, queue, config={"topology": "assume"})
     async with bus.worker():
         await world.harness.delete(queue, world.name(queue))
         await asyncio.wait((receiving,), timeout=PROMPT_S * world.harness.patience)

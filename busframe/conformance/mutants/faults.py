@@ -1,7 +1,8 @@
 """What can be wrong with M."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from busframe.bus.opened import OpenBus
@@ -12,6 +13,7 @@ from busframe.model.delivery import Delivery, Outgoing
 from busframe.model.entity import Entity
 from busframe.model.settlement import ACK, Settlement
 from busframe.runtime.backoff import Backoff
+from busframe.spi.transport import Host, Transport
 
 
 @mutant("a settlement that was lost is taken for one", "M2", says="lost: confirmed|not within .* all")
@@ -93,3 +95,11 @@ async def waits_for_nothing(backoff: Backoff) -> None:
     """In place of a pause that grows."""
     backoff.failures += 1
     await asyncio.sleep(0)
+
+
+@server_mutant("a silent connection is taken for one on which nothing happens", "M2", says="the silence to be noticed")
+class NoticesNoSilence(ServerTransport):
+    """As a client without heartbeats."""
+
+    def __init__(self, make: Callable[[Host], Transport], host: Host) -> None:
+        super().__init__(make, replace(host, report=lambda *_: None))

@@ -62,12 +62,12 @@ class Wrap:
     @contextmanager
     def installed(self, harness: Harness) -> Iterator[None]:
         """See ``Change.installed``."""
-        right = harness.transport
-        harness.transport = partial(self.kind, right)  # type: ignore[method-assign]
+        right = harness.transport, harness.watchful
+        harness.transport, harness.watchful = (partial(self.kind, make) for make in right)  # type: ignore[method-assign]
         try:
             yield
         finally:
-            harness.transport = right  # type: ignore[method-assign]
+            harness.transport, harness.watchful = right  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class RabbitMQHarness(Harness):
     """
 
     tls_scheme = "amqps"
+    silence_s = 2.0
 
     def __init__(self, url: str, management_url: str | None = None) -> None:
         self.url = url
@@ -74,16 +75,24 @@ class RabbitMQHarness(Harness):
 
     def transport(self, host: Host) -> Transport:
         """A client with the URL's settings."""
-        return self._client(f"{quote(self._node.user, safe='')}:{quote(self._node.password, safe='')}", host)
+        return self._client(self._own, host)
 
-    def _client(self, who: str, host: Host) -> Transport:
+    def watchful(self, host: Host) -> Transport:
+        """With the shortest heartbeats: a connection is given up after two."""
+        return self._client(self._own, host, heartbeat_s=1)
+
+    @property
+    def _own(self) -> str:
+        return f"{quote(self._node.user, safe='')}:{quote(self._node.password, safe='')}"
+
+    def _client(self, who: str, host: Host, **settings: Any) -> Transport:
         port, place = self._node.port, self._node.host
         if self._proxy is not None:
             port, place = self._proxy.port, "127.0.0.1"
         place = f"[{place}]" if ":" in place else place
         scheme, vhost = "amqps" if self._node.tls else "amqp", quote(self._node.vhost, safe="")
         url = SecretStr(f"{scheme}://{who}@{place}:{port}/{vhost}")
-        return plugin.create(self._settings.model_copy(update={"url": url}), host)
+        return plugin.create(self._settings.model_copy(update={"url": url, **settings}), host)
 
     async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
         """With confirmation; pika has no floats, so those are left out."""
