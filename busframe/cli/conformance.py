@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,25 @@ if TYPE_CHECKING:
 @click.command(short_help="Check a broker against the contract.")
 @click.argument("url", metavar="URL")
 @click.option("--only", default="", metavar="A,F7", help="Only these letters or checks.")
-@click.option("--tier", "tiers", metavar="C,K,X", default="C,K,X", show_default=True, help="Only these tiers.")
+@click.option("--tier", "tiers", metavar="C,K,X,S", default="C,K,X", show_default=True, help="Only these tiers.")
+@click.option(
+    "--soak-s",
+    metavar="S",
+    type=click.FloatRange(min=0),
+    default=180,
+    show_default=True,
+    help="How long each check of tier S goes on, in seconds.",
+)
+@click.option("--seed", metavar="N", type=int, help="Of the faults in tier S: with the same one the same happen.")
 @json_option
-def conformance(url: str, only: str, tiers: str, as_json: bool) -> None:
+def conformance(url: str, only: str, tiers: str, soak_s: float, seed: int | None, as_json: bool) -> None:
     """Run the conformance kit against the broker at URL, and say what holds there.
 
     The kit makes queues and topics whose names begin with "kit-", and leaves them: point it at a broker, or a virtual
     host of one, that is for trying things out. It cuts no connections that are not the kit's own, and stops no server.
+
+    Tier C is for every transport, K for those that claim it, X needs a fault; S takes long, and runs only where it is
+    named.
 
     Exit codes: 0 nothing failed, 1 a check failed, 2 usage, 4 the broker was not reached.
     """
@@ -34,6 +47,10 @@ def conformance(url: str, only: str, tiers: str, as_json: bool) -> None:
 
     chosen = _chosen(_listed(only), _listed(tiers))
     harness = find_harness(url)
+    harness.soak_s = soak_s
+    if any(check.tier == "S" for check in chosen):
+        harness.seed = random.randrange(2**32) if seed is None else seed
+        click.echo(f"seed {harness.seed}", err=True)
     logging.getLogger().addHandler(logging.NullHandler())  # checks fail on purpose, and what is logged then is no news
     started = time.monotonic()
     results = asyncio.run(_run(url, harness, chosen, quiet=as_json))

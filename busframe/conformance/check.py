@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from busframe.conformance.harness import Harness
     from busframe.conformance.world import World
 
-Tier: TypeAlias = Literal["C", "K", "X"]
+Tier: TypeAlias = Literal["C", "K", "X", "S"]
 Outcome: TypeAlias = Literal["passed", "failed", "not claimed", "not runnable"]
 Run: TypeAlias = Callable[["World"], Awaitable[None]]
 
 CHECK_TIMEOUT_S = 60.0
+SOAK_TIMEOUT_S = 300.0
+"""How much longer than the harness's ``soak_s`` a check of tier S may take."""
 
 
 class Violation(AssertionError):
@@ -33,7 +35,7 @@ class Check:
     Attributes:
         id: letter and number, as in the specification.
         says: what it asserts, in a sentence.
-        tier: ``C`` every transport; ``K`` where it is claimed; ``X`` needs a fault.
+        tier: ``C`` every transport; ``K`` where it is claimed; ``X`` needs a fault; ``S`` takes long.
         run: raises ``AssertionError`` where the promise is broken.
         claimed: of tier K: whether the capabilities claim it.
         unclaimed: of tier K: shows that what is not claimed is refused with ``Unsupported``.
@@ -106,8 +108,9 @@ async def run_check(check: Check, harness: "Harness") -> Result:
     outcome: Outcome = "passed"
     detail = ""
     world = World(harness, check.id)
+    timeout_s = harness.soak_s + SOAK_TIMEOUT_S if check.tier == "S" else CHECK_TIMEOUT_S
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             async with world:
                 if check.claimed is not None and not check.claimed(await world.capabilities()):
                     outcome = "not claimed"
@@ -119,7 +122,7 @@ async def run_check(check: Check, harness: "Harness") -> Result:
     except NotRunnable as reason:
         outcome, detail = "not runnable", str(reason)
     except TimeoutError:
-        outcome, detail = "failed", f"it did not end within {CHECK_TIMEOUT_S:g} s\n{world.account()}"
+        outcome, detail = "failed", f"it did not end within {timeout_s:g} s\n{world.account()}"
     except Exception as error:
         outcome, detail = "failed", "".join(traceback.format_exception(error)[-6:])
         if isinstance(error, AssertionError):

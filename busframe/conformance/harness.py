@@ -46,6 +46,8 @@ class Harness(ABC):
             goes by the connection alone.
         silence_s: after how long a silence a client of ``watchful`` gives its connection up; None: no client does.
         late_acks: the broker takes an acknowledgement also from who has lost the delivery.
+        soak_s: for how long a check of tier S goes on, once it has done the least that it does.
+        seed: of what is left to chance in these: with the same one the same faults happen.
         preload: a function (``module:name``) and its arguments: what processes that checks start call first. For
             harnesses of mutants, which are to be wrong there as well.
     """
@@ -57,6 +59,8 @@ class Harness(ABC):
     lock_s: float | None = None
     silence_s: float | None = None
     late_acks: bool = False
+    soak_s: float = 180.0
+    seed: int = 0
     preload: tuple[str, ...] = ()
 
     @property

@@ -11,6 +11,7 @@ assert _checks
 
 TIERS: tuple[Tier, ...] = get_args(Tier)
 
+
 def select(only: Iterable[str] = (), tiers: Iterable[str] = ("C", "K", "X")) -> list[Check]:
     """Checks by letter (``F``) or id (``F7``), and by tier; in the order of the specification.
 

@@ -22,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 PATIENCE = 0.2
 """Of mutants: what is broken never comes, so that waiting for it as long as for a slow broker is waste."""
+SOAK_S = 1.0
+"""Of mutants: they are wrong from the beginning."""
 
 
 class MutantReceiver(WrappedReceiver):
@@ -48,6 +50,7 @@ class MutantHarness(MemoryHarness):
     """Makes mutated clients of a memory broker; what is native stays right."""
 
     patience = PATIENCE
+    soak_s = SOAK_S
 
     def __init__(self, transport: type[MutantTransport], name: str) -> None:
         super().__init__()

@@ -65,6 +65,22 @@ class TestReport:
         assert lines[-1].startswith("memory: 2 passed, 0 failed, 0 not claimed, 0 not runnable, in ")
         assert result.stderr == "..\n"
 
+    @pytest.mark.parametrize("words", [(), ("--seed", "7")])
+    def test_seed(self, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+        """What is left to chance in tier S has a seed that is printed and can be given again, and a length."""
+        seen = []
+
+        async def look(world: World) -> None:
+            seen.append((world.harness.seed, world.harness.soak_s))
+
+        monkeypatch.setitem(CHECKS, "M9", Check("M9", "it soaks", "S", look))
+        result = invoke("conformance", "memory://", "--tier", "S", "--only", "M9", "--soak-s", "0.5", *words)
+        assert result.exit_code == 0
+        ((seed, soak_s),) = seen
+        assert result.stderr.splitlines()[0] == f"seed {seed}"
+        assert soak_s == 0.5
+        assert not words or seed == 7
+
     def test_reasons(self, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
         """What failed, what could not run, and what was left out of a check is said below, and what failed is told."""
 
