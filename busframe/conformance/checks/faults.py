@@ -104,7 +104,8 @@ async def _through(
         finally:
             publishing.cancel()
             await asyncio.wait((publishing,))
-            publishing.cancelled() or publishing.exception()  # looked at: else it is reported once more, by the loop
+            if not publishing.cancelled():
+                publishing.exception()  # looked at: else it is reported once more, by the loop
         await _all_handled(world)
 
 
@@ -139,7 +140,7 @@ async def cuts_and_silence(world: World) -> None:
                     lambda: freezing.done() or not bus.health().ready, "the silence to be noticed", within_s=longest_s
                 )
             finally:
-                freezing.done() or freezing.cancel()
+                freezing.cancel()
                 await asyncio.wait((freezing,))
             if not freezing.cancelled():
                 freezing.result()  # not runnable
