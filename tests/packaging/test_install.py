@@ -78,4 +78,4 @@ def test_importing_is_light(programs: Path, tmp_path: Path) -> None:
     code = "import sys, busframe; print(*sys.modules)"
     loaded = {name.split(".")[0] for name in run(programs / "python", "-c", code, cwd=tmp_path).split()}
     assert "busframe" in loaded
-    assert not loaded & {"pydantic_settings", "click", "rich", "pika", "busframe_rabbitmq"}
+    assert not loaded & {"pydantic_settings", "click", "rich", "pika", "nats", "busframe_nats", "busframe_rabbitmq"}
