@@ -1,7 +1,7 @@
 """The servers as pytest fixtures, for the tests of the core and of every plugin.
 
 `rabbitmq` is started once and shared by the whole run: leave it running, and work in a `rabbitmq_vhost`.
-`own_rabbitmq()` starts one more for a test that stops or kills it.
+`own_rabbitmq()` starts one more for a test that stops or kills it. Likewise `nats`, where tests keep apart by prefixes.
 """
 
 import os
@@ -11,6 +11,9 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.brokers.find import BROKERS, Broker, S, running
+from tests.brokers.nats import BROKER as NATS_SERVER
+from tests.brokers.nats import NATS
+from tests.brokers.nats import OLDER as OLDER_NATS
 from tests.brokers.rabbitmq import BROKER as RABBITMQ
 from tests.brokers.rabbitmq import OLDER as OLDER_RABBITMQ
 from tests.brokers.rabbitmq import RabbitMQ
@@ -90,6 +93,32 @@ def breakable_rabbitmq() -> Iterator[RabbitMQ]:
 def older_rabbitmq() -> Iterator[RabbitMQ]:
     """The same with the oldest version that is supported."""
     for start in _own(OLDER_RABBITMQ):
+        yield start()
+
+
+@pytest.fixture(scope="session")
+def nats() -> Iterator[NATS]:
+    """The NATS server of this run, shared by all tests."""
+    yield from _shared(NATS_SERVER)
+
+
+@pytest.fixture
+def own_nats() -> Iterator[Callable[[], NATS]]:
+    """Start a NATS server that only this test uses; it may be killed and is gone afterwards."""
+    yield from _own(NATS_SERVER)
+
+
+@pytest.fixture(scope="class")
+def breakable_nats() -> Iterator[NATS]:
+    """A NATS server that the tests of one class use, and may stop and kill as long as they start it again."""
+    for start in _own(NATS_SERVER):
+        yield start()
+
+
+@pytest.fixture(scope="class")
+def older_nats() -> Iterator[NATS]:
+    """The same with the oldest version that is supported."""
+    for start in _own(OLDER_NATS):
         yield start()
 
 

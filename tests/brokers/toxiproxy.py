@@ -4,9 +4,6 @@ It is no broker, but found and run like one: given by the URL of its HTTP API, o
 """
 
 import json
-import os
-import shutil
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from tests.brokers.cache import cached
 from tests.brokers.find import Broker, GivenRunner
+from tests.brokers.golang import built
 from tests.brokers.ports import free_ports
-from tests.brokers.process import ProcessRunner, checked_output
-from tests.brokers.server import Server, Unavailable
+from tests.brokers.process import ProcessRunner
+from tests.brokers.server import Server
 
 _VERSION = "2.12.0"
-_PROGRAM = "server"  # as `go install` calls it, after its folder
 
 Stream = Literal["upstream", "downstream"]
 """``upstream``: what clients send; ``downstream``: what the server sends."""
@@ -106,21 +102,10 @@ class Proxy:
 
 
 def _install(folder: Path, port: int | None) -> Toxiproxy:
-    program = cached(f"toxiproxy-{_VERSION}", _build) / _PROGRAM
+    program = built(f"toxiproxy-{_VERSION}", f"github.com/Shopify/toxiproxy/v2/cmd/server@v{_VERSION}")
     port = port or free_ports(1)[0]
     command = [str(program), "-host", "127.0.0.1", "-port", str(port)]
     return Toxiproxy(f"http://127.0.0.1:{port}", ProcessRunner(command, folder))
-
-
-def _build(folder: Path) -> None:
-    if shutil.which("go") is None:
-        raise Unavailable("building it takes Go, and there is no `go`")
-    package = f"github.com/Shopify/toxiproxy/v2/cmd/server@v{_VERSION}"
-    folder.mkdir(parents=True)
-    try:
-        checked_output(["go", "install", package], env={**os.environ, "GOBIN": str(folder), "CGO_ENABLED": "0"})
-    except (RuntimeError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"building it failed: {str(error).strip().splitlines()[-1]}") from error
 
 
 BROKER = Broker(
