@@ -41,6 +41,7 @@ class Harness(ABC):
         name: of the transport and its broker, for the report.
         url: for checks that start processes of their own; None: the broker lives in this process.
         tls_scheme: of its plugin's URLs with TLS; None: there are none.
+        tls_greeting: what its servers say before the TLS handshake begins.
         patience: by how much longer than usual to wait for what should come.
         lock_s: after how long a broker takes an unsettled delivery back of which its consumer says nothing; None: it
             goes by the connection alone.
@@ -55,6 +56,7 @@ class Harness(ABC):
     name: str
     url: str | None = None
     tls_scheme: str | None = None
+    tls_greeting: bytes = b""
     patience: float = 1.0
     lock_s: float | None = None
     silence_s: float | None = None
