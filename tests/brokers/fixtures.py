@@ -1,12 +1,14 @@
 """The servers as pytest fixtures, for the tests of the core and of every plugin.
 
 `rabbitmq` is started once and shared by the whole run: leave it running, and work in a `rabbitmq_vhost`.
-`own_rabbitmq()` starts one more for a test that stops or kills it. Likewise `nats`, where tests keep apart by prefixes.
+`own_rabbitmq()` starts one more for a test that stops or kills it. Likewise `nats`, and a `nats_url` for
+each test.
 """
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from uuid import uuid4
 
 import pytest
 
@@ -100,6 +102,12 @@ def older_rabbitmq() -> Iterator[RabbitMQ]:
 def nats() -> Iterator[NATS]:
     """The NATS server of this run, shared by all tests."""
     yield from _shared(NATS_SERVER)
+
+
+@pytest.fixture
+def nats_url(nats: NATS) -> str:
+    """The URL of the shared NATS server, with subjects and streams that are this test's alone."""
+    return f"{nats.url}?subject_prefix=test-{uuid4().hex[:12]}"
 
 
 @pytest.fixture
