@@ -156,6 +156,13 @@ class Harness(ABC):
         """Cut every client's connections once; the broker goes on, and clients can connect again at once."""
         raise NotRunnable(f"{self.name} has no connection to cut")
 
+    async def take_back(self) -> None:
+        """Cut every client off until the broker has taken back what it holds, for good.
+
+        One cut does it, unless what is held goes by something else than the connection.
+        """
+        await self.disconnect()
+
     async def restart(self) -> None:
         """Stop the broker in order and start it again, with what it keeps."""
         raise NotRunnable(f"{self.name} cannot be restarted")

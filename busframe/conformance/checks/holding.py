@@ -105,7 +105,7 @@ async def lost_with_the_connection(world: World) -> None:
     await world.publish(transport, queue, *(world.message(b"%d" % n) for n in range(5)))
     receiver = await world.receiver(transport, queue)
     old = await world.take(receiver, 5)
-    await world.harness.disconnect()
+    await world.harness.take_back()
     world.history.gone(str(id(receiver)))
     anew = await world.take(receiver, 3, within_s=20)
     if any(delivery.generation <= old[0].generation for delivery in anew):

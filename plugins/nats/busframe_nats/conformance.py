@@ -151,6 +151,12 @@ class NatsHarness(Harness):
         """Reset all connections."""
         await self._need_proxy().cut()
 
+    async def take_back(self) -> None:
+        """Reset all connections, and let none come back before the server has given up on what was delivered."""
+        proxy = self._need_proxy()
+        await proxy.cut()
+        await proxy.freeze(ACK_WAIT_S + 0.5)
+
     async def freeze(self, seconds: float) -> None:
         """Hold back what clients and server send."""
         await self._need_proxy().freeze(seconds)
