@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 def create(settings: Settings, host: "Host") -> "Transport":
     """Make the transport; connects nothing."""
-    raise NotImplementedError
+    from busframe_nats.transport import Nats
+
+    return Nats(settings, host)
 
 
 plugin = Plugin("nats", ("nats", "nats+tls"), Settings, create)

@@ -1,0 +1,223 @@
+"""Message ↔ NATS message. Pure.
+
+The payload is the body. The application's headers are native ones, so that foreign programs see and set them; all that
+busframe adds is packed into one header, ``Bf``, as JSON: each native header costs the server and both clients. It holds
+the message's fields by short names and what the core carries verbatim. ``Nats-Msg-Id`` names the write and not the
+message; the server drops a second one within its window.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
+from hashlib import sha256
+from math import isfinite
+from typing import Any
+
+from busframe.errors import InvalidHeader
+from busframe.logic import wire
+from busframe.model.message import NO_HEADERS, FrozenHeaders, Headers, Message
+
+PACKED = "Bf"
+MAX_HEADER_BYTES = 64 * 1024 - 1
+"""What the server takes of headers (its error 10097)."""
+
+_BEGIN = b"NATS/1.0\r\n"
+_WITH_LINES = len(b"NATS/1.0\r\n\r\n")
+_escape = json.encoder.encode_basestring_ascii
+
+# ---------------------------------------------------------------------------------------------- to the wire
+
+
+def encode(message: Message, carried: Headers, dedup_key: str) -> bytes:
+    """The headers of a stored message, as they stand on the wire.
+
+    Raises:
+        InvalidHeader: a header cannot travel.
+    """
+    packed = [f'{{"id":{_escape(message.id)}']
+    add = packed.append
+    if message.type is not None:
+        add(f'"type":{_escape(message.type)}')
+    if message.content_type is not None:
+        add(f'"ct":{_escape(message.content_type)}')
+    if message.key is not None:
+        add(f'"key":{_escape(message.key)}')
+    if message.correlation_id is not None:
+        add(f'"corr":{_escape(message.correlation_id)}')
+    if message.reply_to is not None:
+        add(f'"reply":{_escape(message.reply_to)}')
+    if message.published_at is not None:
+        add(f'"at":"{wire.format_time(message.published_at)}"')
+    if message.ttl_s is not None:
+        add(f'"ttl":{float(message.ttl_s)!r}')
+    for name, value in carried.items():
+        add(f"{_escape(name)}:{_escape(value)}")
+    own = "".join([f"{name}: {value}\r\n" for name, value in message.headers.items()]) if message.headers else ""
+    text = f"NATS/1.0\r\nNats-Msg-Id: {dedup_key or message.id}\r\n{PACKED}: {','.join(packed)}}}\r\n{own}\r\n"
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidHeader(f"a header cannot travel over NATS: {error}", message_id=message.id) from error
+    if data.count(b"\n") != 4 + len(message.headers) or data.count(b"\r") != 4 + len(message.headers):
+        raise InvalidHeader("a header with a line break cannot travel over NATS", message_id=message.id)
+    return data
+
+
+def with_schedule(headers: bytes, at: str, target: str) -> bytes:
+    """The same headers of a message that the server is to move at a time.
+
+    Args:
+        headers: those of ``encode``.
+        at: RFC 3339, UTC.
+        target: the subject that it goes to then.
+    """
+    return headers[:-2] + f"Nats-Schedule: @at {at}\r\nNats-Schedule-Target: {target}\r\n\r\n".encode()
+
+
+# ---------------------------------------------------------------------------------------------- from the wire
+
+
+def split(raw: bytes | None) -> list[tuple[str, str]]:
+    """The names and values of native headers. Never raises: what is no header is left out.
+
+    ``NATS/1.0\\r\\nName: value\\r\\n\\r\\n``
+    """
+    if not raw or len(raw) <= _WITH_LINES:
+        return []
+    lines = raw.decode("utf-8", "replace").split("\r\n")
+    found: list[tuple[str, str]] = []
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            found.append((name.strip(), value.strip()))
+    return found
+
+
+def status(raw: bytes | None) -> tuple[int, str]:
+    """The code and the text of what the server itself says; (0, ""): it is no such message.
+
+    ``NATS/1.0 409 Consumer Deleted\\r\\n…``
+    """
+    if not raw or raw[8:9] != b" ":
+        return 0, ""
+    code, _, text = raw[9 : raw.find(b"\r\n")].decode("utf-8", "replace").partition(" ")
+    return (int(code) if code.isdigit() else 0), text
+
+
+def decode(raw: bytes | None, body: bytes, position: str) -> tuple[Message, Headers]:
+    """A received message, and what it carries. Never raises.
+
+    What a foreign program sent is taken as it is, with defaults for what it did not say.
+
+    Args:
+        raw: its headers, as on the wire.
+        body: its payload.
+        position: where it is stored: makes the id of a message that has none.
+    """
+    own: dict[str, str] = {}
+    packed: Mapping[str, Any] = {}
+    carried: dict[str, str] = {}
+    fields: dict[str, str] = {}
+    if raw:
+        for name, value in split(raw):
+            place, short = _place(name)
+            if place == _OWN:
+                own[name] = f"{own[name]}, {value}" if name in own else value
+            elif place == _PACKED:
+                packed = _unpack(value)
+            elif place == _FIELD:
+                fields[short] = value
+            elif place == _CARRIED:
+                carried[short] = value
+    if not packed and fields:
+        packed = {short: fields[name] for short, name in _SHORT.items() if name in fields}
+    get = packed.get
+    for name, value in packed.items():
+        if value.__class__ is str and name.startswith(wire.PREFIX):
+            carried[name] = value  # noqa: PERF403 - most often there is none
+    return (
+        Message(
+            body,
+            _text(get("id")) or _stable_id(position),
+            _text(get("type")),
+            _text(get("ct")),
+            FrozenHeaders(own) if own else NO_HEADERS,  # a handler that changed them would change the copies
+            _text(get("key")),
+            _text(get("corr")),
+            _text(get("reply")),
+            _time(get("at")),
+            _ttl(get("ttl")),
+        ),
+        carried or NO_HEADERS,
+    )
+
+
+_SHORT = {
+    "id": wire.ID,
+    "type": wire.TYPE,
+    "ct": wire.CONTENT_TYPE,
+    "key": wire.KEY,
+    "corr": wire.CORRELATION_ID,
+    "reply": wire.REPLY_TO,
+    "at": wire.PUBLISHED_AT,
+    "ttl": wire.TTL,
+}
+_OWN, _PACKED, _FIELD, _CARRIED, _NOBODYS = range(5)
+
+
+@lru_cache(maxsize=2048)
+def _place(name: str) -> tuple[int, str]:
+    """What a native header is, and its name there. ``bf-*`` ones are of programs that cannot pack."""
+    if name == PACKED:
+        return _PACKED, name
+    for place, headers in zip((_FIELD, _CARRIED, _OWN), wire.split_headers([(name, "")]), strict=True):
+        for short in headers:
+            return place, short
+    return _NOBODYS, name
+
+
+def _unpack(text: str) -> Mapping[str, Any]:
+    try:
+        packed = json.loads(text)
+    except ValueError:
+        return {}
+    return packed if isinstance(packed, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or value.__class__ is str else wire.text_of(value)
+
+
+def _time(value: object) -> datetime | None:
+    return wire.parse_time(value) if isinstance(value, str) else None
+
+
+def _ttl(value: object) -> float | None:
+    try:
+        ttl_s = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return ttl_s if isfinite(ttl_s) and ttl_s > 0 else None
+
+
+def _stable_id(position: str) -> str:
+    """The same for each delivery of one stored message that has no id."""
+    return f"foreign-{sha256(position.encode()).hexdigest()[:32]}"
+
+
+# ---------------------------------------------------------------------------------------------- deliveries
+
+
+def read_reply(reply: str) -> tuple[int, int, int]:
+    """(deliveries, place in the stream, when it was stored in nanoseconds) from the subject of acknowledgements.
+
+    ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>``, and since server 2.10
+    possibly with domain and account before the stream, and something random behind (ADR-15).
+    """
+    parts = reply.split(".")
+    at = 4 if len(parts) < 11 else 6
+    try:
+        return int(parts[at]), int(parts[at + 1]), int(parts[at + 3])
+    except (ValueError, IndexError):
+        return 1, 0, 0

@@ -1,0 +1,393 @@
+"""A pipelined publisher: a window of messages under way, and a queue of those that wait for room or for the connection.
+
+Everything that changes state here is synchronous. A message in the queue that was never sent is surely not there; one
+that was may be, until the server has answered. When the connection is lost, what is under way is sent again in its
+order over the next one with the same ``Nats-Msg-Id``, so that the server stores nothing twice (within its
+``duplicate_window``, which is longer than any publish waits).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+from busframe.errors import (
+    AccessDenied,
+    Backpressure,
+    ClosedError,
+    DestinationNotFound,
+    MessageTooLarge,
+    PublishError,
+    PublishFailed,
+    PublishOutcomeUnknown,
+    TransportError,
+    Unsupported,
+)
+from busframe.logic import wire
+from busframe.logic.size import FRAMEWORK_RESERVE_BYTES, message_bytes
+from busframe.model.delivery import Outgoing
+from busframe.model.destination import Address, DeadLetters, Subscription
+from busframe.spi.transport import Host
+from busframe_nats.answers import NO_RESPONDERS, Answers, JetStream
+from busframe_nats.client import Connection, parse_json
+from busframe_nats.link import Link
+from busframe_nats.mapping import MAX_HEADER_BYTES, encode, status, with_schedule
+from busframe_nats.settings import Settings
+from busframe_nats.topology import Names, bucket, has_schedules
+
+FLUSH_TIMEOUT_S = 5.0
+TOO_LARGE = frozenset({10054, 10097})
+FULL = frozenset({10002, 10023, 10028, 10047, 10077})
+SCHEDULES_DISABLED = 10188
+
+
+class _Batch:
+    """The outcomes of one call of ``publish``; ``done`` when all are known."""
+
+    __slots__ = ("done", "left", "outcomes")
+
+    def __init__(self, size: int) -> None:
+        self.outcomes: list[Exception | None] = [None] * size
+        self.left = size
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def finish(self, index: int, outcome: Exception | None) -> None:
+        """One outcome is known."""
+        self.outcomes[index] = outcome
+        self.left -= 1
+        if not self.left and not self.done.done():
+            self.done.set_result(None)
+
+
+class _Entry:
+    """One message on its way."""
+
+    __slots__ = (
+        "batch",
+        "body",
+        "delayed",
+        "headers",
+        "index",
+        "message_id",
+        "reply",
+        "sends",
+        "size",
+        "subject",
+        "to",
+    )
+
+    def __init__(
+        self, to: Address, subject: bytes, headers: bytes, body: bytes, message_id: str, batch: _Batch, index: int
+    ) -> None:
+        self.to = to
+        self.subject = subject
+        self.headers = headers
+        self.body = body
+        self.size = len(headers) + len(body)
+        self.message_id = message_id
+        self.batch: _Batch | None = batch
+        self.index = index
+        self.delayed = False
+        self.reply = b""
+        self.sends = 0
+
+    def finish(self, outcome: Exception | None) -> None:
+        """What became of it, to who still waits."""
+        batch, self.batch = self.batch, None
+        if batch is not None:
+            if isinstance(outcome, PublishFailed) and self.sends > 1:
+                # The first one may be there, although this one was refused.
+                unknown = PublishOutcomeUnknown(f"sent twice, and then: {outcome.what}", message_id=self.message_id)
+                unknown.__cause__ = outcome
+                outcome = unknown
+            batch.finish(self.index, outcome)
+
+
+class Publisher:
+    """Publishes over one link.
+
+    Args:
+        link: the connection.
+        answers: of the same.
+        jetstream: asked where a destination did not answer.
+        names: of streams and subjects.
+        settings: windows.
+        host: the clock.
+    """
+
+    def __init__(
+        self, link: Link, answers: Answers, jetstream: JetStream, names: Names, settings: Settings, host: Host
+    ) -> None:
+        self.schedules = False
+        self.max_payload = 0
+        self._link = link
+        self._answers = answers
+        self._jetstream = jetstream
+        self._names = names
+        self._host = host
+        self._most, self._most_bytes = settings.publish_window, settings.publish_window_bytes
+        self._roots: dict[int, tuple[Address, str]] = {}
+        self._queue: deque[_Entry] = deque()
+        self._window: dict[bytes, _Entry] = {}
+        self._window_bytes = 0
+        self._asides: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+        link.on_up.append(self._up)
+        link.on_down.append(lambda _: self._down())
+        answers.denied.append(self._denied)
+
+    def __repr__(self) -> str:
+        return f"<Publisher {len(self._window)} under way, {len(self._queue)} waiting>"
+
+    async def publish(self, outgoing: Sequence[Outgoing], timeout_s: float) -> Sequence[Exception | None]:
+        """See ``Transport.publish``."""
+        if not outgoing:
+            return []
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        batch = _Batch(len(outgoing))
+        missing: dict[Address, PublishError] = {}
+        for address in {each.to: None for each in outgoing if isinstance(each.to, Subscription)}:
+            failed = await self._look_for(address, deadline)
+            if failed is not None:
+                missing[address] = failed
+        entries: list[_Entry] = []
+        for index, each in enumerate(outgoing):
+            try:
+                if missing and each.to in missing:
+                    raise missing[each.to]
+                entries.append(self._entry(each, batch, index))
+            except (PublishError, Unsupported) as error:
+                batch.finish(index, error)
+        self._queue += entries
+        self._pump()
+        if batch.left:
+            timer = loop.call_at(deadline, self._expire, entries)
+            try:
+                await batch.done
+            finally:
+                timer.cancel()
+                if batch.left:
+                    self._forget(entries)
+        return batch.outcomes
+
+    async def close(self) -> None:
+        """Wait a few seconds for what is under way, then end. Idempotent."""
+        self._closed = True
+        if self._link.connection is not None and (self._queue or self._window):
+            self._empty.clear()
+            try:
+                async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                    await self._empty.wait()
+            except TimeoutError:
+                pass
+        for task in list(self._asides):
+            task.cancel()
+        await asyncio.gather(*self._asides, return_exceptions=True)
+        self._expire([*self._window.values(), *self._queue])
+
+    # ------------------------------------------------------------------------------------------ one message
+
+    def _entry(self, outgoing: Outgoing, batch: _Batch, index: int) -> _Entry:
+        message, to = outgoing.message, outgoing.to
+        subject = f"{self._root(to)}.{bucket(message.id if message.key is None else message.key)}"
+        headers = encode(message, outgoing.carried, outgoing.dedup_key)
+        if outgoing.delay_s > 0:
+            if not self.schedules or isinstance(to, DeadLetters):
+                raise Unsupported(f"{to}: this server cannot delay messages; NATS can from 2.12 on")
+            at = wire.format_time(wire.from_timestamp(self._host.clock() + outgoing.delay_s))
+            headers = with_schedule(headers, at, subject)
+            subject = f"{self._names.later(to)}.{uuid4().hex}"
+        entry = _Entry(to, subject.encode(), headers, message.body, message.id, batch, index)
+        entry.delayed = outgoing.delay_s > 0
+        self._check_size(entry, outgoing)
+        return entry
+
+    def _root(self, to: Address) -> str:
+        # Composing a name costs as much as all the rest. Kept by identity, with the address, so that no other object
+        # can come to have that identity.
+        kept = self._roots.get(id(to))
+        if kept is None:
+            if len(self._roots) >= 1024:
+                self._roots.clear()
+            kept = self._roots[id(to)] = (to, self._names.to(to))
+        return kept[1]
+
+    def _check_size(self, entry: _Entry, outgoing: Outgoing) -> None:
+        most, message = self.max_payload, outgoing.message
+        if entry.size > most - FRAMEWORK_RESERVE_BYTES:
+            # A copy that the framework makes may use what is kept free for it.
+            is_copy = outgoing.dedup_key not in ("", message.id)
+            size = entry.size if is_copy else message_bytes(message)
+            limit = most if is_copy else most - FRAMEWORK_RESERVE_BYTES
+            if size > limit:
+                raise MessageTooLarge(size, limit, message_id=message.id)
+        if len(entry.headers) > MAX_HEADER_BYTES:
+            raise MessageTooLarge(len(entry.headers), MAX_HEADER_BYTES, message_id=message.id)
+
+    # ------------------------------------------------------------------------------------------ under way
+
+    def _pump(self) -> None:
+        connection, queue = self._link.connection, self._queue
+        if connection is None:
+            return
+        window, commands = self._window, []
+        while queue and len(window) < self._most and (self._window_bytes < self._most_bytes or not window):
+            entry = queue.popleft()
+            if entry.batch is None:
+                continue
+            if entry.size > connection.max_payload:  # another server than the one that it was judged by
+                entry.finish(MessageTooLarge(entry.size, connection.max_payload, message_id=entry.message_id))
+                continue
+            reply = entry.reply = self._answers.expect(self._answered(entry))
+            entry.sends += 1
+            window[reply] = entry
+            self._window_bytes += entry.size
+            commands.append(
+                b"HPUB %b %b %d %d\r\n%b%b\r\n"
+                % (entry.subject, reply, len(entry.headers), entry.size, entry.headers, entry.body)
+            )
+        if commands:
+            connection.write(*commands)
+        if not queue and not window:
+            self._empty.set()
+
+    def _up(self, connection: Connection) -> None:
+        self.max_payload = connection.max_payload
+        asyncio.get_running_loop().call_soon(self._pump)  # after the others have heard of it
+
+    def _down(self) -> None:
+        again = [entry for entry in self._window.values() if entry.batch is not None]
+        self._window.clear()
+        self._window_bytes = 0
+        self._queue.extendleft(reversed(again))
+
+    def _take_out(self, entry: _Entry) -> None:
+        if self._window.pop(entry.reply, None) is not None:
+            self._window_bytes -= entry.size
+
+    def _answered(self, entry: _Entry) -> Any:
+        def answered(data: bytes, headers: bytes | None) -> None:
+            self._take_out(entry)
+            if data[:1] == b"{" and b'"error"' not in data:
+                entry.finish(None)
+            else:
+                self._refused(entry, data, headers)
+            if self._queue or not self._window:
+                self._pump()
+
+        return answered
+
+    def _expire(self, entries: Sequence[_Entry]) -> None:
+        for entry in list(entries):
+            if entry.batch is None:
+                continue
+            failed: PublishError
+            if entry.sends:
+                failed = PublishOutcomeUnknown("no answer came in time", message_id=entry.message_id)
+            else:
+                why = "the window was full" if self._link.connection else "there was no connection"
+                failed = PublishFailed(f"{why}; nothing was sent", message_id=entry.message_id)
+            failed.__cause__ = None if self._link.connection else self._link.error
+            batch, entry.batch = entry.batch, None
+            batch.finish(entry.index, failed)
+        self._forget(entries)
+
+    def _forget(self, entries: Sequence[_Entry]) -> None:
+        for entry in entries:
+            entry.batch = None
+            if entry.reply in self._window:
+                self._take_out(entry)
+                self._answers.forget(entry.reply)
+        self._pump()
+
+    # ------------------------------------------------------------------------------------------ refusals
+
+    def _refused(self, entry: _Entry, data: bytes, headers: bytes | None) -> None:
+        code, text = status(headers)
+        if code == NO_RESPONDERS:
+            self._aside(self._explain(entry))
+            return
+        answer = parse_json(data)
+        error = answer.get("error") or {}
+        err_code, text = int(error.get("err_code", 0)), str(error.get("description", text or "no answer of JetStream"))
+        id = entry.message_id
+        if err_code in TOO_LARGE:
+            entry.finish(MessageTooLarge(entry.size, self.max_payload, message_id=id))
+        elif err_code == SCHEDULES_DISABLED:
+            entry.finish(_no_schedules(entry.to))
+        elif err_code in FULL:
+            self._aside(self._full(entry, text))
+        else:
+            transient = int(error.get("code", 500)) >= 500
+            entry.finish(PublishFailed(f"{entry.to}: {text} ({err_code})", message_id=id, transient=transient))
+
+    def _denied(self, subject: str, text: str) -> None:
+        for entry in list(self._window.values()):
+            if entry.subject.decode().lower() == subject:
+                self._take_out(entry)
+                self._answers.forget(entry.reply)
+                failed = PublishFailed(f"{entry.to}: {text}", message_id=entry.message_id, transient=False)
+                failed.__cause__ = AccessDenied(text)
+                entry.finish(failed)
+        self._pump()
+
+    def _aside(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="busframe nats looks after a publish")
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
+
+    async def _explain(self, entry: _Entry) -> None:
+        """No stream has the subject: is it not there, or only not ready?"""
+        id = entry.message_id
+        try:
+            stream = await self._jetstream.stream(self._names.stream(entry.to))
+        except (TransportError, ClosedError) as error:
+            failed: PublishError = PublishFailed(f"{entry.to}: no stream answered: {error}", message_id=id)
+            failed.__cause__ = error
+            entry.finish(failed)
+            return
+        subjects = (stream or {"config": {}})["config"].get("subjects") or ()
+        root = self._names.to(entry.to).rpartition(".")[0] if stream else ""
+        if stream is None or not any(subject.startswith(root) for subject in subjects):
+            entry.finish(DestinationNotFound(str(entry.to), message_id=id))
+        elif entry.delayed and not has_schedules(stream["config"]):
+            entry.finish(_no_schedules(entry.to))
+        else:
+            entry.finish(PublishFailed(f"{entry.to}: its stream has no leader for now", message_id=id))
+
+    async def _full(self, entry: _Entry, text: str) -> None:
+        """A stream takes no more: say which consumer holds the most of it."""
+        holder = ""
+        stream = self._names.stream(entry.to)
+        try:
+            listed = (await self._jetstream.ask(f"CONSUMER.LIST.{stream}")).get("consumers") or []
+            held = [(int(each["num_pending"]) + int(each["num_ack_pending"]), str(each["name"])) for each in listed]
+            if held and max(held)[0]:
+                most, name = max(held)
+                holder = f"; {name.replace('=', '.')!r} holds the most of it, {most} messages"
+        except (TransportError, ClosedError):
+            pass
+        entry.finish(Backpressure(f"{entry.to} is full: {text}{holder}", message_id=entry.message_id))
+
+    async def _look_for(self, address: Subscription[Any], deadline: float) -> PublishError | None:
+        """Whether a subscription is there: its stream would confirm, and drop, a message for one that is not."""
+        stream, name = self._names.stream(address), self._names.consumer(address)
+        left = deadline - asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                for each in (name, f"{name}--p0"):
+                    if await self._jetstream.consumer(stream, each) is not None:
+                        return None
+        except (TransportError, ClosedError, TimeoutError) as error:
+            failed = PublishFailed(f"{address}: it is not known whether it exists; nothing was sent: {error}")
+            failed.__cause__ = error
+            return failed
+        return DestinationNotFound(str(address))
+
+
+def _no_schedules(to: Address) -> Unsupported:
+    return Unsupported(f"{to}: its stream cannot delay messages: it has a limit, or was made by a server before 2.12")
