@@ -15,6 +15,7 @@ from busframe.conformance.program import KILLS, PREFETCH
 from busframe.conformance.world import World
 from busframe.handling.context import Context
 from busframe.handling.outcomes import Reject
+from busframe.logic.retry import Retry
 from busframe.model.destination import Queue
 
 TEAM = 3
@@ -106,9 +107,10 @@ async def crash_loop(world: World) -> None:
     queue, neighbours = world.queue(str), 12
     bus = world.bus(uses=[queue])
     letters: list[Any] = []
-    # As few as the guard allows: each costs the start of a process. Where attempts are deliveries it allows ten more.
+    # As few as the guard allows: each costs the start of a process. Where attempts are deliveries it allows ten more
+    # than the bus's policy has attempts.
     max_deliveries = 3
-    most = max_deliveries + (2 if claims.attempt_exact else 12)
+    most = 2 + (max_deliveries if claims.attempt_exact else Retry().max_attempts + 10)
 
     async def buried() -> bool:
         letters[:] = [letter async for letter in bus.dead_letters(queue).list()]

@@ -47,6 +47,7 @@ async def typed_headers(world: World) -> None:
 @check("B9", "a foreign message without our headers, with nonsense or odd ones, is delivered with defaults")
 async def foreign_message(world: World) -> None:
     """It has an id that stays, a handler takes it, and it counts as a first attempt."""
+    exact = (await world.capabilities()).attempt_exact
     queue = world.queue()
     transport = await world.open_client()
     await world.declare(transport, queue)
@@ -79,6 +80,8 @@ async def foreign_message(world: World) -> None:
     _, headers = odd_one = got.pop(3)
     if odd_one[0] != 1 or headers.get("a") != "b" or not headers.keys() <= odd.keys():
         raise Violation(f"a foreign message with {odd} was handled as (attempt, headers): {odd_one}")
+    if not exact:  # being handed back counted as well
+        got = {n: (1, own) for n, (_, own) in got.items()}
     if got != {1: (1, {}), 2: (1, {"a": "b"})}:
         raise Violation(f"foreign messages were handled as (attempt, headers): {got}")
 

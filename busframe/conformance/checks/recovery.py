@@ -33,10 +33,11 @@ async def lost_acknowledgement(world: World) -> None:
     async with bus:
         await world.send(bus, queue, "first")
         async with bus.worker():
-            await world.until(
-                lambda: len(runs) > 1 or bus.statistics()[queue.address]["skipped"],
-                "the message whose acknowledgement was lost comes again",
-            )
+            if not world.harness.late_acks:  # else it arrives over the next connection
+                await world.until(
+                    lambda: len(runs) > 1 or bus.statistics()[queue.address]["skipped"],
+                    "the message whose acknowledgement was lost comes again",
+                )
             if len(runs) > 1:
                 raise Violation(f"the handler succeeded and was run again: {runs}")
             await world.send(bus, queue, "second")
