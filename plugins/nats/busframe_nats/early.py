@@ -84,7 +84,6 @@ class EarlyReceiver(NatsReceiver):
 
     async def _wait_for_some(self, limit: int) -> None:
         while True:
-            self._drop_stale()
             if self._stopped:
                 return
             if self._buffer:

@@ -1,8 +1,4 @@
-"""Looking at stored messages, and removing some, by their place in the stream: nobody else notices.
-
-A look takes nothing and counts nothing. The messages of a queue or of dead letters are all those of its stream that are
-not scheduled; those of a subscription are not told apart from its topic's.
-"""
+"""Looking at dead letters, and removing some, by their place in the stream: a look takes nothing and counts nothing."""
 
 import asyncio
 from base64 import b64decode
@@ -10,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from busframe.errors import DestinationNotFound, TransportError, Unsupported
+from busframe.errors import DestinationNotFound, TransportError
 from busframe.logic import wire
 from busframe.logic.dead_letter import read_dead_letter
-from busframe.model.destination import DeadLetters, Queue, SourceAddress
+from busframe.model.destination import DeadLetters
 from busframe.model.entity import Stored
 from busframe_nats.answers import NO_MESSAGE, STREAM_NOT_FOUND, JetStream, Refused
 from busframe_nats.mapping import decode
@@ -23,7 +19,7 @@ AT_ONCE = 32
 
 
 class Letters:
-    """Works on the stored messages of queues and dead letters.
+    """Works on the dead letters of one server.
 
     Args:
         jetstream: the server's interface.
@@ -34,7 +30,7 @@ class Letters:
         self._jetstream = jetstream
         self._names = names
 
-    async def browse(self, source: SourceAddress, after: str, limit: int) -> Sequence[Stored]:
+    async def browse(self, source: DeadLetters, after: str, limit: int) -> Sequence[Stored]:
         """See ``Transport.browse``.
 
         Raises:
@@ -43,7 +39,7 @@ class Letters:
         """
         if after and not _is_position(after):
             raise TransportError(f"{after!r} is no position in {source}: use one that browse returned", transient=False)
-        stream = self._stream(source)
+        stream = self._names.stream(source)
         pattern = f"{self._names.to(source)}.>"
         found: list[Stored] = []
         seq = int(after) + 1 if after else 1
@@ -54,13 +50,13 @@ class Letters:
             if answer is None:
                 break
             message = answer["message"]
-            found.append(_stored(source, stream, message))
+            found.append(_stored(stream, message))
             seq = int(message["seq"]) + 1
         return found
 
-    async def remove(self, source: SourceAddress, positions: Sequence[str]) -> int:
+    async def remove(self, source: DeadLetters, positions: Sequence[str]) -> int:
         """See ``Transport.remove``."""
-        stream = self._stream(source)
+        stream = self._names.stream(source)
         slots = asyncio.Semaphore(AT_ONCE)
 
         async def remove(seq: int) -> bool:
@@ -78,9 +74,9 @@ class Letters:
         wanted = {int(position) for position in positions if _is_position(position)}
         return sum(await asyncio.gather(*map(remove, sorted(wanted))))
 
-    async def purge(self, source: SourceAddress) -> int:
+    async def purge(self, source: DeadLetters) -> int:
         """See ``Transport.purge``."""
-        stream = self._stream(source)
+        stream = self._names.stream(source)
         try:
             answer = await self._jetstream.ask(f"STREAM.PURGE.{stream}", {"filter": f"{self._names.to(source)}.>"})
         except Refused as error:
@@ -89,12 +85,7 @@ class Letters:
             raise
         return int(answer.get("purged", 0))
 
-    def _stream(self, source: SourceAddress) -> str:
-        if not isinstance(source, DeadLetters | Queue):
-            raise Unsupported(f"{source}: its messages are its topic's; those of queues and dead letters can be seen")
-        return self._names.stream(source)
-
-    async def _get(self, source: SourceAddress, stream: str, asked: dict[str, Any]) -> dict[str, Any] | None:
+    async def _get(self, source: DeadLetters, stream: str, asked: dict[str, Any]) -> dict[str, Any] | None:
         try:
             return await self._jetstream.ask(f"STREAM.MSG.GET.{stream}", asked)
         except Refused as error:
@@ -105,12 +96,11 @@ class Letters:
             raise
 
 
-def _stored(source: SourceAddress, stream: str, message: dict[str, Any]) -> Stored:
+def _stored(stream: str, message: dict[str, Any]) -> Stored:
     seq = int(message["seq"])
     headers = b64decode(message.get("hdrs") or "")
     found, carried = decode(headers, b64decode(message.get("data") or ""), f"{stream}/{seq}")
-    if isinstance(source, DeadLetters):
-        found = replace(found, dead=read_dead_letter(carried))
+    found = replace(found, dead=read_dead_letter(carried))
     return Stored(str(seq), found, wire.parse_time(message.get("time")))
 
 

@@ -90,8 +90,6 @@ class Provisioning:
         if isinstance(address, Topic):
             has_schedules = topology.has_schedules(stream)
             return [self._names.schedules_config(address)] if has_schedules else []
-        if isinstance(address, Queue) and entity.ordering is None:
-            return []  # it keeps its messages without a consumer, and who handles it knows which ones it needs
         partitions = topology.partitions_of(stream) if _by_key(entity) else 0
         return self._names.consumer_configs(entity, self._settings, partitions)
 
@@ -201,7 +199,10 @@ class Provisioning:
 
 
 def _by_key(entity: Entity) -> bool:
-    return entity.ordering == "key" and isinstance(entity.address, Queue | Subscription)
+    """Whether the consumers are those of partitions: its handlers ask for order, or nobody here and its options do."""
+    if not isinstance(entity.address, Queue | Subscription):
+        return False
+    return entity.ordering == "key" or (entity.ordering is None and "partitions" in entity.options)
 
 
 def _rank(change: Change) -> int:

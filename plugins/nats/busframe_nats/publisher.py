@@ -34,7 +34,7 @@ from busframe_nats.client import Connection, parse_json
 from busframe_nats.link import Link
 from busframe_nats.mapping import MAX_HEADER_BYTES, encode, status, with_schedule
 from busframe_nats.settings import Settings
-from busframe_nats.topology import Names, bucket, has_schedules
+from busframe_nats.topology import MAX_DELAY_S, Names, bucket, has_schedules
 
 FLUSH_TIMEOUT_S = 5.0
 TOO_LARGE = frozenset({10054, 10097})
@@ -198,6 +198,8 @@ class Publisher:
         if outgoing.delay_s > 0:
             if not self.schedules or isinstance(to, DeadLetters):
                 raise Unsupported(f"{to}: this server cannot delay messages; NATS can from 2.12 on")
+            if outgoing.delay_s > MAX_DELAY_S:
+                raise Unsupported(f"{to}: a delay of {outgoing.delay_s} s; the longest one is {MAX_DELAY_S} s")
             at = wire.format_time(wire.from_timestamp(self._host.clock() + outgoing.delay_s))
             headers = with_schedule(headers, at, subject)
             subject = f"{self._names.later(to)}.{uuid4().hex}"

@@ -37,6 +37,7 @@ from busframe_nats.pull import BAD_REQUEST, Pull
 from busframe_nats.topology import SECOND, partitions_of, read_where
 
 if TYPE_CHECKING:
+    from busframe.model.message import Headers
     from busframe_nats.transport import Nats
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ WHERE_REFRESH_S = 30.0
 CLOSE_TIMEOUT_S = 2.0
 SATURATED_S = 0.05
 RETRY_S = 0.5
+RECORDED = 10_000
 
 
 class Receipt:
@@ -56,14 +58,16 @@ class Receipt:
         reply: where its acknowledgement goes.
         seq: its place in the stream.
         at: when it came, on the loop's clock.
+        settled: the server was told what became of it.
     """
 
-    __slots__ = ("at", "reply", "seq")
+    __slots__ = ("at", "reply", "seq", "settled")
 
     def __init__(self, reply: bytes, seq: int, at: float) -> None:
         self.reply = reply
         self.seq = seq
         self.at = at
+        self.settled = False
 
 
 class NatsReceiver(Receiver):
@@ -86,7 +90,10 @@ class NatsReceiver(Receiver):
         self._pulls: list[Pull] = []
         self._ack_wait_s = 30.0
         self._where_at = 0.0
+        self._generation = 0
         self._held: dict[int, Receipt] = {}
+        self._recorded: dict[int, Headers] = {}
+        """What the core knows of failures. The server cannot store it, so it is known here alone."""
         self._buffer: deque[Delivery] = deque()
         self._unproven: list[bytes] = []
         self._proving: asyncio.Task[None] | None = None
@@ -128,7 +135,6 @@ class NatsReceiver(Receiver):
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """See ``Receiver.receive``."""
         while True:
-            self._drop_stale()
             if self._stopped:
                 raise ClosedError(f"{self._address} is not received any more")
             if self._buffer:
@@ -228,18 +234,25 @@ class NatsReceiver(Receiver):
 
     def _settle_one(self, delivery: Delivery, settlement: Settlement, commands: list[bytes]) -> Exception | None:
         receipt = cast("Receipt", delivery.receipt)
-        held = self._held.get(receipt.seq) is receipt
-        late = not held or self._is_late(receipt)
-        if held:
+        if receipt.settled:
+            return SettlementLost(f"{self._address}: it is settled already")
+        late = not self.holds(delivery)
+        if self._held.get(receipt.seq) is receipt:
             del self._held[receipt.seq]
+        receipt.settled = True
         if isinstance(settlement, Ack):
             commands.append(_command(receipt.reply, ACK))
             self._unproven.append(receipt.reply)
+            self._recorded.pop(receipt.seq, None)
             return None
         if late:
             return SettlementLost(f"{self._address}: it was not renewed in time; it is delivered again")
         delay_s = settlement.delay_s if isinstance(settlement, Nack) else 0.0
         commands.append(_command(receipt.reply, _nak(delay_s)))
+        if isinstance(settlement, Nack) and settlement.carried:
+            self._recorded[receipt.seq] = settlement.carried
+            if len(self._recorded) > RECORDED:
+                del self._recorded[next(iter(self._recorded))]
         return None
 
     async def _dead_letter(self, delivery: Delivery, settlement: Settlement) -> Exception | None:
@@ -255,6 +268,7 @@ class NatsReceiver(Receiver):
         for receipt in receipts:
             if self._held.get(receipt.seq) is receipt:
                 del self._held[receipt.seq]
+                receipt.settled = True
                 commands.append(_command(receipt.reply, NAK))
         if connection is not None and commands:
             connection.write(*commands)
@@ -292,7 +306,9 @@ class NatsReceiver(Receiver):
         message, carried = decode(headers, data, f"{self._stream}/{seq}")
         if isinstance(self._entity.address, DeadLetters):
             message = replace(message, dead=read_dead_letter(carried))
-        self._buffer.append(Delivery(message, receipt, str(seq), deliveries, 0, carried))
+        if deliveries > 1 and seq in self._recorded:
+            carried = self._recorded[seq]
+        self._buffer.append(Delivery(message, receipt, str(seq), deliveries, self._generation, carried))
         self._arrived.set()
         if self._ordered or pull.owed == 0:
             self._refill()
@@ -366,28 +382,19 @@ class NatsReceiver(Receiver):
         return self._loop.time() > max(receipt.at, self._renewed_at) + self._ack_wait_s
 
     def _renew(self, connection: Connection) -> None:
-        for receipt in [receipt for receipt in self._held.values() if self._is_late(receipt)]:
-            del self._held[receipt.seq]
-        self._drop_stale()
+        if any(map(self._is_late, self._held.values())):
+            # Those that are not late are let go as well: the core forgets all of a generation that have not started.
+            self._held.clear()
+            self._buffer.clear()
+            self._generation += 1
         if self._held:
             connection.write(*(_command(receipt.reply, PROGRESS) for receipt in self._held.values()))
         self._renewed_at = self._loop.time()
 
-    def _drop_stale(self) -> None:
-        """What is buffered and not held any more comes again."""
-        buffer, held = self._buffer, self._held
-        while buffer:
-            receipt = cast("Receipt", buffer[0].receipt)
-            if held.get(receipt.seq) is receipt and not self._is_late(receipt):
-                return
-            buffer.popleft()
-            if held.get(receipt.seq) is receipt:
-                del held[receipt.seq]
-
     async def _keep(self) -> None:
         tick_s = min(TICK_S, self._ack_wait_s / 4)
         while True:
-            await asyncio.sleep(tick_s)
+            await self._transport.host.sleep(tick_s)
             try:
                 connection = self._link.connection
                 if connection is None:

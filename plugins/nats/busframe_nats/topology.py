@@ -33,6 +33,7 @@ SECOND = 1_000_000_000
 """The server counts times in nanoseconds."""
 
 BUCKETS = 1024
+MAX_DELAY_S = 365 * 24 * 3600.0
 WORKERS, SCHEDULES = "workers", "--schedules"
 WHERE = "bf-where"
 MAX_WAITING = 8192

@@ -24,11 +24,10 @@ from busframe_nats.publisher import Publisher
 from busframe_nats.receiver import NatsReceiver
 from busframe_nats.settings import Settings, shown
 from busframe_nats.stats import read_stats
-from busframe_nats.topology import Names
+from busframe_nats.topology import MAX_DELAY_S, Names
 
 OLDEST = (2, 10, 0)
 SCHEDULES_FROM = (2, 12, 0)
-YEAR_S = 365 * 24 * 3600.0
 HOLD_MAX_S = 24 * 3600.0
 DEFAULT_PAYLOAD = 1024 * 1024
 
@@ -59,8 +58,8 @@ class Nats(Transport):
             dead_letter="copy",
             ordering="fleet",
             filters="client",
-            nack_delay_max_s=YEAR_S,
-            publish_delay_max_s=YEAR_S,  # see ``open``
+            nack_delay_max_s=MAX_DELAY_S,
+            publish_delay_max_s=MAX_DELAY_S,  # see ``open``
             delay_resolution_s=1.0,
             hold_max_s=HOLD_MAX_S,
             dedup_window_s=settings.duplicate_window_s,
@@ -171,19 +170,19 @@ class Nats(Transport):
         return found if letters is None else replace(found, dead=(letters.depth or 0) + (letters.in_flight or 0))
 
     async def browse(self, source: SourceAddress, *, after: str = "", limit: int = 100) -> Sequence[Stored]:
-        """See ``Transport.browse``; of queues and of dead letters."""
+        """See ``Transport.browse``; of dead letters only."""
         self._check_open()
-        return await self._letters.browse(source, after, limit)
+        return await self._letters.browse(self._dead_only(source, "looked at"), after, limit)
 
     async def remove(self, source: SourceAddress, positions: Sequence[str]) -> int:
-        """See ``Transport.remove``; of queues and of dead letters."""
+        """See ``Transport.remove``; of dead letters only."""
         self._check_open()
-        return await self._letters.remove(source, positions)
+        return await self._letters.remove(self._dead_only(source, "removed singly"), positions)
 
     async def purge(self, source: SourceAddress) -> int:
-        """See ``Transport.purge``; of queues and of dead letters."""
+        """See ``Transport.purge``; of dead letters only."""
         self._check_open()
-        return await self._letters.purge(source)
+        return await self._letters.purge(self._dead_only(source, "purged"))
 
     async def diagnose(self) -> Sequence[Finding]:
         """See ``Transport.diagnose``."""
@@ -195,6 +194,11 @@ class Nats(Transport):
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("the transport is closed")
+
+    def _dead_only(self, source: SourceAddress, what: str) -> DeadLetters:
+        if not isinstance(source, DeadLetters):
+            raise Unsupported(f"{source}: messages of a queue or subscription cannot be {what}; dead letters can")
+        return source
 
     def _report(self, state: State, cause: TransportError | None) -> None:
         self.host.report("connection", state, cause)
