@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from busframe.errors import AccessDenied, TransportError
-from busframe_nats.client import Connection, Lost, parse_json
+from busframe_nats.client import Connection, Lost
 from busframe_nats.link import Link
 from busframe_nats.mapping import status
 from busframe_nats.settings import Settings
@@ -171,3 +171,12 @@ class JetStream:
             if error.err_code in missing:
                 return None
             raise
+
+
+def parse_json(data: bytes) -> dict[str, Any]:
+    """An answer of the server; empty where it is none."""
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}

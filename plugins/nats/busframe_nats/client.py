@@ -10,7 +10,6 @@ are given to a plain function at once, and what is sent is gathered and written 
 # pyright: reportIncompatibleMethodOverride=false, reportPrivateUsage=false
 
 import asyncio
-import json
 import logging
 import re
 from collections.abc import Callable
@@ -20,8 +19,9 @@ from nats import errors
 from nats.aio.client import Client
 
 from busframe.errors import AccessDenied, ConnectionFailed, TransportError
+from busframe_nats.credentials import credentials, security
 from busframe_nats.settings import Server, Settings
-from busframe_nats.tls import make_context, read_refusal
+from busframe_nats.tls import read_refusal
 
 log = logging.getLogger(__name__)
 
@@ -242,7 +242,7 @@ class Connection:
         self.closed.set_result(error)
         self._watch.cancel()
         self.on_close(error)
-        self._end()
+        abandon(self.raw)
 
     async def close(self) -> None:
         """Say what is still to be said, and disconnect."""
@@ -256,9 +256,6 @@ class Connection:
                 return
             except Exception as error:
                 log.debug("closing failed", extra={"cause": repr(error)})
-        self._end()
-
-    def _end(self) -> None:
         abandon(self.raw)
 
     async def heard(self, error: BaseException) -> None:
@@ -310,7 +307,7 @@ async def connect(settings: Settings, server: Server, name: str) -> Connection:
             failed.set_result(error)
 
     try:
-        options = {**_credentials(settings, server), **_security(settings, server)}
+        options = {**credentials(settings, server), **security(settings, server)}
         connecting = asyncio.create_task(
             raw.connect(
                 server.url,
@@ -350,44 +347,3 @@ async def connect(settings: Settings, server: Server, name: str) -> Connection:
     except BaseException:
         abandon(raw)
         raise
-
-
-_JWT, _SEED = "BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"
-
-
-def _credentials(settings: Settings, server: Server) -> dict[str, Any]:
-    if settings.credentials_file is not None:
-        file = settings.credentials_file
-        try:
-            text = file.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConnectionFailed(f"credentials_file: {file} cannot be read: {error}", transient=False) from error
-        if _JWT not in text or _SEED not in text:  # nats-py would look for them for ever
-            raise ConnectionFailed(f"credentials_file: {file} holds no user's JWT and seed", transient=False)
-        return {"user_credentials": str(file)}
-    if settings.nkey_seed is not None:
-        return {"nkeys_seed_str": settings.nkey_seed.get_secret_value()}
-    if settings.token is not None:
-        return {"token": settings.token.get_secret_value()}
-    if server.user is not None:
-        return {"user": server.user, "password": server.password or ""}
-    return {}
-
-
-def _security(settings: Settings, server: Server) -> dict[str, Any]:
-    if not server.tls:
-        return {}
-    return {
-        "tls": make_context(settings),
-        "tls_hostname": settings.tls_server_name or server.host,
-        "tls_handshake_first": settings.tls_first,
-    }
-
-
-def parse_json(data: bytes) -> dict[str, Any]:
-    """An answer of the server; empty where it is none."""
-    try:
-        answer = json.loads(data)
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}

@@ -5,13 +5,15 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 from busframe.errors import BusframeError, ClosedError, TransportError
 from busframe.model.delivery import Delivery, Outgoing
 from busframe.model.settlement import Ack, DeadLetter, Nack, Settlement
 from busframe_nats.answers import REQUEST_TIMEOUT_S
-from busframe_nats.receiver import ACK, NatsReceiver, Receipt
+from busframe_nats.held import ACK, Receipt
+from busframe_nats.receiver import NatsReceiver
 
 if TYPE_CHECKING:
     from busframe.model.destination import SourceAddress
@@ -87,7 +89,7 @@ class EarlyReceiver(NatsReceiver):
             if self._stopped:
                 return
             if self._buffer:
-                if self.where and await self._read_where_again(limit):
+                if await self._source.refresh_for(islice(self._buffer, limit)):
                     continue
                 return
             if self._failed is not None:
@@ -107,8 +109,7 @@ class EarlyReceiver(NatsReceiver):
                 log.debug("not settled for sure", extra={"source": self._address, "cause": str(error)})
             else:
                 self._settled.append(delivery)
-            if self._held.get(receipt.seq) is receipt:
-                del self._held[receipt.seq]
+            self._held.drop(receipt)
 
         try:
             await asyncio.gather(*map(settle, taken))

@@ -29,8 +29,9 @@ from busframe.logic.size import FRAMEWORK_RESERVE_BYTES, message_bytes
 from busframe.model.delivery import Outgoing
 from busframe.model.destination import Address, DeadLetters, Subscription
 from busframe.spi.transport import Host
-from busframe_nats.answers import NO_RESPONDERS, Answers, JetStream
-from busframe_nats.client import Connection, parse_json
+from busframe_nats.answers import NO_RESPONDERS, Answers, JetStream, parse_json
+from busframe_nats.client import Connection
+from busframe_nats.entry import Batch, Entry
 from busframe_nats.link import Link
 from busframe_nats.mapping import MAX_HEADER_BYTES, encode, status, with_schedule
 from busframe_nats.settings import Settings
@@ -40,68 +41,6 @@ FLUSH_TIMEOUT_S = 5.0
 TOO_LARGE = frozenset({10054, 10097})
 FULL = frozenset({10002, 10023, 10028, 10047, 10077})
 SCHEDULES_DISABLED = 10188
-
-
-class _Batch:
-    """The outcomes of one call of ``publish``; ``done`` when all are known."""
-
-    __slots__ = ("done", "left", "outcomes")
-
-    def __init__(self, size: int) -> None:
-        self.outcomes: list[Exception | None] = [None] * size
-        self.left = size
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def finish(self, index: int, outcome: Exception | None) -> None:
-        """One outcome is known."""
-        self.outcomes[index] = outcome
-        self.left -= 1
-        if not self.left and not self.done.done():
-            self.done.set_result(None)
-
-
-class _Entry:
-    """One message on its way."""
-
-    __slots__ = (
-        "batch",
-        "body",
-        "delayed",
-        "headers",
-        "index",
-        "message_id",
-        "reply",
-        "sends",
-        "size",
-        "subject",
-        "to",
-    )
-
-    def __init__(
-        self, to: Address, subject: bytes, headers: bytes, body: bytes, message_id: str, batch: _Batch, index: int
-    ) -> None:
-        self.to = to
-        self.subject = subject
-        self.headers = headers
-        self.body = body
-        self.size = len(headers) + len(body)
-        self.message_id = message_id
-        self.batch: _Batch | None = batch
-        self.index = index
-        self.delayed = False
-        self.reply = b""
-        self.sends = 0
-
-    def finish(self, outcome: Exception | None) -> None:
-        """What became of it, to who still waits."""
-        batch, self.batch = self.batch, None
-        if batch is not None:
-            if isinstance(outcome, PublishFailed) and self.sends > 1:
-                # The first one may be there, although this one was refused.
-                unknown = PublishOutcomeUnknown(f"sent twice, and then: {outcome.what}", message_id=self.message_id)
-                unknown.__cause__ = outcome
-                outcome = unknown
-            batch.finish(self.index, outcome)
 
 
 class Publisher:
@@ -128,8 +67,8 @@ class Publisher:
         self._host = host
         self._most, self._most_bytes = settings.publish_window, settings.publish_window_bytes
         self._roots: dict[int, tuple[Address, str]] = {}
-        self._queue: deque[_Entry] = deque()
-        self._window: dict[bytes, _Entry] = {}
+        self._queue: deque[Entry] = deque()
+        self._window: dict[bytes, Entry] = {}
         self._window_bytes = 0
         self._asides: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -148,13 +87,13 @@ class Publisher:
             return []
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        batch = _Batch(len(outgoing))
+        batch = Batch(len(outgoing))
         missing: dict[Address, PublishError] = {}
         for address in {each.to: None for each in outgoing if isinstance(each.to, Subscription)}:
             failed = await self._look_for(address, deadline)
             if failed is not None:
                 missing[address] = failed
-        entries: list[_Entry] = []
+        entries: list[Entry] = []
         for index, each in enumerate(outgoing):
             try:
                 if missing and each.to in missing:
@@ -191,7 +130,7 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------ one message
 
-    def _entry(self, outgoing: Outgoing, batch: _Batch, index: int) -> _Entry:
+    def _entry(self, outgoing: Outgoing, batch: Batch, index: int) -> Entry:
         message, to = outgoing.message, outgoing.to
         subject = f"{self._root(to)}.{bucket(message.id if message.key is None else message.key)}"
         headers = encode(message, outgoing.carried, outgoing.dedup_key)
@@ -203,7 +142,7 @@ class Publisher:
             at = wire.format_time(wire.from_timestamp(self._host.clock() + outgoing.delay_s))
             headers = with_schedule(headers, at, subject)
             subject = f"{self._names.later(to)}.{uuid4().hex}"
-        entry = _Entry(to, subject.encode(), headers, message.body, message.id, batch, index)
+        entry = Entry(to, subject.encode(), headers, message.body, message.id, batch, index)
         entry.delayed = outgoing.delay_s > 0
         self._check_size(entry, outgoing)
         return entry
@@ -218,7 +157,7 @@ class Publisher:
             kept = self._roots[id(to)] = (to, self._names.to(to))
         return kept[1]
 
-    def _check_size(self, entry: _Entry, outgoing: Outgoing) -> None:
+    def _check_size(self, entry: Entry, outgoing: Outgoing) -> None:
         most, message = self.max_payload, outgoing.message
         if entry.size > most - FRAMEWORK_RESERVE_BYTES:
             # A copy that the framework makes may use what is kept free for it.
@@ -267,11 +206,11 @@ class Publisher:
         self._window_bytes = 0
         self._queue.extendleft(reversed(again))
 
-    def _take_out(self, entry: _Entry) -> None:
+    def _take_out(self, entry: Entry) -> None:
         if self._window.pop(entry.reply, None) is not None:
             self._window_bytes -= entry.size
 
-    def _answered(self, entry: _Entry) -> Any:
+    def _answered(self, entry: Entry) -> Any:
         def answered(data: bytes, headers: bytes | None) -> None:
             self._take_out(entry)
             if data[:1] == b"{" and b'"error"' not in data:
@@ -283,7 +222,7 @@ class Publisher:
 
         return answered
 
-    def _expire(self, entries: Sequence[_Entry]) -> None:
+    def _expire(self, entries: Sequence[Entry]) -> None:
         for entry in list(entries):
             if entry.batch is None:
                 continue
@@ -298,7 +237,7 @@ class Publisher:
             batch.finish(entry.index, failed)
         self._forget(entries)
 
-    def _forget(self, entries: Sequence[_Entry]) -> None:
+    def _forget(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             entry.batch = None
             if entry.reply in self._window:
@@ -308,7 +247,7 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------ refusals
 
-    def _refused(self, entry: _Entry, data: bytes, headers: bytes | None) -> None:
+    def _refused(self, entry: Entry, data: bytes, headers: bytes | None) -> None:
         code, text = status(headers)
         if code == NO_RESPONDERS:
             self._aside(self._explain(entry))
@@ -342,7 +281,7 @@ class Publisher:
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
 
-    async def _explain(self, entry: _Entry) -> None:
+    async def _explain(self, entry: Entry) -> None:
         """No stream has the subject: is it not there, or only not ready?"""
         id = entry.message_id
         try:
@@ -361,7 +300,7 @@ class Publisher:
         else:
             entry.finish(PublishFailed(f"{entry.to}: its stream has no leader for now", message_id=id))
 
-    async def _full(self, entry: _Entry, text: str) -> None:
+    async def _full(self, entry: Entry, text: str) -> None:
         """A stream takes no more: say which consumer holds the most of it."""
         holder = ""
         stream = self._names.stream(entry.to)
