@@ -78,6 +78,7 @@ def main() -> int:
     bus = Bus(
         config={"prefix": job.prefix, "max_deliveries": job.max_deliveries, "connect_timeout_s": 20},
         uses=[queue],
+        retry=Retry(max_attempts=job.max_attempts),
     )
     if job.does == "replay":
         asyncio.run(_replay(bus, queue, job))
@@ -99,9 +100,7 @@ def _write(journal: int, what: str, message: str = "-", attempt: int = 0, redeli
 def _handle(bus: Bus, queue: Queue[str], job: Job) -> int:
     journal = _journal(job)
 
-    policy = Retry(max_attempts=job.max_attempts)
-
-    @bus.handle(queue, ordering=job.ordering, concurrency=CONCURRENCY, prefetch=PREFETCH, retry=policy)
+    @bus.handle(queue, ordering=job.ordering, concurrency=CONCURRENCY, prefetch=PREFETCH)
     async def work(body: str, ctx: Context) -> None:
         _write(journal, "began", ctx.message.id, ctx.attempt, ctx.redelivered)
         if body == KILLS:

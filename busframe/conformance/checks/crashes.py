@@ -15,7 +15,6 @@ from busframe.conformance.program import KILLS, PREFETCH
 from busframe.conformance.world import World
 from busframe.handling.context import Context
 from busframe.handling.outcomes import Reject
-from busframe.logic.retry import Retry
 from busframe.model.destination import Queue
 
 TEAM = 3
@@ -107,16 +106,15 @@ async def crash_loop(world: World) -> None:
     queue, neighbours = world.queue(str), 12
     bus = world.bus(uses=[queue])
     letters: list[Any] = []
-    # As few as the guard allows: each costs the start of a process. Where attempts are deliveries it allows ten more
-    # than the bus's policy has attempts.
-    max_deliveries = 3
-    most = 2 + (max_deliveries if claims.attempt_exact else Retry().max_attempts + 10)
+    # As few as the guard allows: each costs the start of a process. Where attempts are deliveries it allows ten more.
+    max_attempts, max_deliveries = 1, 3
+    most = 2 + (max_deliveries if claims.attempt_exact else max_attempts + 10)
 
     async def buried() -> bool:
         letters[:] = [letter async for letter in bus.dead_letters(queue).list()]
         return bool(letters)
 
-    async with bus, crew(world, queue, max_attempts=1, max_deliveries=max_deliveries) as workers:
+    async with bus, crew(world, queue, max_attempts=max_attempts, max_deliveries=max_deliveries) as workers:
         await world.send(bus, queue, *(f"{n}" for n in range(neighbours // 2)))
         deadly = await bus.publish(queue, KILLS)
         await world.send(bus, queue, *(f"{n}" for n in range(neighbours // 2)))
