@@ -165,12 +165,15 @@ class JetStream:
         return await self._found(f"CONSUMER.INFO.{stream}.{name}", CONSUMER_NOT_FOUND, STREAM_NOT_FOUND)
 
     async def _found(self, subject: str, *missing: int) -> dict[str, Any] | None:
-        try:
-            return await self.ask(subject)
-        except Refused as error:
-            if error.err_code in missing:
-                return None
-            raise
+        while True:
+            try:
+                return await self.ask(subject)
+            except Lost:  # a look can be taken again, over the next connection
+                continue
+            except Refused as error:
+                if error.err_code in missing:
+                    return None
+                raise
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
