@@ -113,10 +113,13 @@ class NatsHarness(Harness):
         return "error" not in await self._api(what)
 
     async def broker_state(self, source: Address, name: str) -> BrokerState:
-        """What its consumer says; the server does not tell how many clients that is."""
+        """What its consumers say, of which an ordered one has many; the server does not tell how many clients read."""
         stream, consumer = self._place(source, name)
-        found = await self._need(f"CONSUMER.INFO.{stream}.{consumer}")
-        return BrokerState(None, int(found["num_pending"]), int(found["num_ack_pending"]))
+        listed = await self._need(f"CONSUMER.LIST.{stream}")
+        mine = [each for each in listed["consumers"] if each["name"].partition("--p")[0] == consumer]
+        return BrokerState(
+            None, sum(int(each["num_pending"]) for each in mine), sum(int(each["num_ack_pending"]) for each in mine)
+        )
 
     async def native_user(self, *, may_use: bool) -> Callable[[Host], Transport]:
         """One of those that were given."""
