@@ -70,10 +70,11 @@ def translate(error: BaseException) -> TransportError:
 class _Client(Client):
     """nats-py's client, which gives what it reads to a function at once."""
 
-    def __init__(self, tls: bool) -> None:
+    def __init__(self, settings: Settings, server: Server) -> None:
         super().__init__()
         self.handlers: dict[int, Handler] = {}
-        self._wants_tls = tls
+        self._wants_tls = server.tls
+        self._has_certificate = settings.tls_cert_file is not None
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         handler = self.handlers.get(sid)
@@ -99,6 +100,8 @@ class _Client(Client):
                     "the server speaks no TLS on this port: nats:// connects without", transient=False
                 )
             info["tls_required"] = not self.options["tls_handshake_first"]
+        if initial_connection and info.get("tls_verify") and not self._has_certificate:
+            raise AccessDenied("the server demands a client certificate: say tls_cert_file")  # else it just hangs up
         await super()._process_info(info, initial_connection)
 
 
@@ -296,7 +299,7 @@ async def connect(settings: Settings, server: Server, name: str) -> Connection:
 
     If cancelled: nothing stays open.
     """
-    raw = _Client(server.tls)
+    raw = _Client(settings, server)
     failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
     connection: Connection | None = None
 

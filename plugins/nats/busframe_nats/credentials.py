@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import nkeys
+
 from busframe.errors import ConnectionFailed
 from busframe_nats.settings import Server, Settings
 from busframe_nats.tls import make_context
@@ -25,7 +27,12 @@ def credentials(settings: Settings, server: Server) -> dict[str, Any]:
             raise ConnectionFailed(f"credentials_file: {file} holds no user's JWT and seed", transient=False)
         return {"user_credentials": str(file)}
     if settings.nkey_seed is not None:
-        return {"nkeys_seed_str": settings.nkey_seed.get_secret_value()}
+        seed = settings.nkey_seed.get_secret_value()
+        try:
+            nkeys.from_seed(bytearray(seed.encode()))
+        except Exception:  # whose text or cause may hold the seed
+            raise ConnectionFailed("nkey_seed is no seed of a key pair", transient=False) from None
+        return {"nkeys_seed_str": seed}
     if settings.token is not None:
         return {"token": settings.token.get_secret_value()}
     if server.user is not None:
