@@ -19,6 +19,7 @@ NO_RESPONDERS = 503
 STREAM_NOT_FOUND, CONSUMER_NOT_FOUND = 10059, 10014
 NO_MESSAGE = 10037
 REQUEST_TIMEOUT_S = 5.0
+ANYTHING = ">"
 
 
 class Refused(TransportError):
@@ -45,13 +46,17 @@ class Answers:
         self._inbox = b""
         self._cut = 0
         self._number = 0
+        self.deaf = ""
+        """Why answers cannot come: what the server says of our inbox."""
         self.denied: list[Callable[[str, str], None]] = []
-        """Called with (subject in small letters, text) when the server says that a publish was not allowed."""
+        """Called with (subject in small letters, text) when the server says that a publish was not allowed, and with
+        ``ANYTHING`` when it lets no answer through."""
         link.on_up.append(self._begin)
         link.on_down.append(lambda _: self._waiting.clear())
 
     def _begin(self, connection: Connection) -> None:
         self._waiting.clear()
+        self.deaf = ""
         inbox = connection.new_inbox()
         self._inbox = f"{inbox}.".encode()
         self._cut = len(self._inbox)
@@ -78,6 +83,10 @@ class Answers:
         if what == "publish":
             for told in list(self.denied):
                 told(subject, text)
+        elif self._inbox.decode().lower().startswith(subject.rstrip("*>")):
+            self.deaf = text
+            for told in list(self.denied):
+                told(ANYTHING, text)
 
 
 class JetStream:
@@ -128,6 +137,8 @@ class JetStream:
                 connection = await self._link.wait_up()
         except TimeoutError as error:
             raise self._link.error from error
+        if self._answers.deaf:
+            raise AccessDenied(f"answers cannot come, see inbox_prefix: {self._answers.deaf}")
         waiting: asyncio.Future[tuple[bytes, bytes | None]] = asyncio.get_running_loop().create_future()
 
         def answered(data: bytes, headers: bytes | None) -> None:
@@ -135,8 +146,12 @@ class JetStream:
                 waiting.set_result((data, headers))
 
         def denied(denied_subject: str, text: str) -> None:
-            if denied_subject == subject.lower() and not waiting.done():
+            if waiting.done():
+                return
+            if denied_subject == subject.lower():
                 waiting.set_exception(AccessDenied(f"these credentials may not do that: {text}"))
+            elif denied_subject == ANYTHING:
+                waiting.set_exception(AccessDenied(f"answers cannot come, see inbox_prefix: {text}"))
 
         reply = self._answers.expect(answered)
         self._answers.denied.append(denied)

@@ -168,11 +168,6 @@ class Connection:
                 self.lose(error)
 
     @property
-    def backlog(self) -> int:
-        """Bytes that the network has not taken yet."""
-        return int(self._socket.get_write_buffer_size())
-
-    @property
     def _socket(self) -> Any:
         return self.raw._transport._io_writer.transport  # type: ignore[union-attr]
 
@@ -267,7 +262,10 @@ class Connection:
         found = _PERMISSIONS.search(str(error))
         if found is not None:
             log.warning("the server refused: %s", error)
-            self.on_denied(found["what"], found["subject"], str(error))
+            try:
+                self.on_denied(found["what"], found["subject"], str(error))
+            except Exception:
+                log.exception("a refusal was not taken")
 
 
 def abandon(raw: Client) -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
 
 from busframe.errors import TransportError
+from busframe.logic import wire
 from busframe.model.entity import Finding
 from busframe_nats.answers import JetStream
 from busframe_nats.client import Connection
@@ -13,6 +15,7 @@ from busframe_nats.settings import Settings
 
 SYNC_SAFE = (2, 10, 23)
 SCHEDULES = (2, 12, 0)
+CLOCKS_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +27,14 @@ class Seen:
         streams: the configurations of the streams that busframe made; an error: they cannot be listed.
         account: JetStream's limits and use of this account; None: not known.
         max_payload: in bytes.
+        ahead_s: by how much the server's clock is ahead of ours; None: not known.
     """
 
     version: tuple[int, int, int]
     streams: Sequence[Mapping[str, Any]] | TransportError
     account: Mapping[str, Any] | None
     max_payload: int
+    ahead_s: float | None = None
 
 
 async def look(settings: Settings, connection: Connection, jetstream: JetStream) -> Sequence[Finding]:
@@ -38,18 +43,27 @@ async def look(settings: Settings, connection: Connection, jetstream: JetStream)
     try:
         listed = await jetstream.ask("STREAM.LIST", {"subject": f"{settings.subject_prefix}.>"})
         streams = [each["config"] for each in listed.get("streams") or ()]
+        times = [wire.parse_time(each.get("ts")) for each in listed.get("streams") or ()]
+        ahead_s = next(((at - datetime.now(UTC)).total_seconds() for at in times if at is not None), None)
     except TransportError as error:
-        streams = error
+        streams, ahead_s = error, None
     try:
         account: Mapping[str, Any] | None = await jetstream.ask("INFO")
     except TransportError:
         account = None
-    return findings(settings, Seen(connection.version, streams, account, connection.max_payload))
+    return findings(settings, Seen(connection.version, streams, account, connection.max_payload, ahead_s))
 
 
 def findings(settings: Settings, seen: Seen) -> list[Finding]:
     """All that can be said, good or bad. Pure."""
-    return [*_connection(settings), *_version(seen), *_durability(settings, seen), *_space(seen), *_size(seen)]
+    return [
+        *_connection(settings),
+        *_version(seen),
+        *_durability(settings, seen),
+        *_space(seen),
+        *_size(seen),
+        *_clock(seen),
+    ]
 
 
 def is_local(host: str) -> bool:
@@ -127,3 +141,11 @@ def _size(seen: Seen) -> Iterator[Finding]:
     if seen.max_payload > 8 * 1024 * 1024:
         says = f"max_payload is {seen.max_payload} bytes: large messages hold all others of a connection up"
         yield Finding("warn", "max_payload", says, "store large content elsewhere and send a reference")
+
+
+def _clock(seen: Seen) -> Iterator[Finding]:
+    if seen.ahead_s is not None and abs(seen.ahead_s) > CLOCKS_S:
+        says = f"its clock is {abs(seen.ahead_s):.0f} s {'ahead of' if seen.ahead_s > 0 else 'behind'} this machine's"
+        yield Finding(
+            "warn", "clock", f"{says}: delayed publishes are late or early by that", "let both keep time (NTP)"
+        )

@@ -36,6 +36,7 @@ class Entry:
         "message_id",
         "reply",
         "sends",
+        "sent_at",
         "size",
         "subject",
         "to",
@@ -55,6 +56,7 @@ class Entry:
         self.delayed = False
         self.reply = b""
         self.sends = 0
+        self.sent_at = 0.0
 
     def finish(self, outcome: Exception | None) -> None:
         """What became of it, to who still waits."""

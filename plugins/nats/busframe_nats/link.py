@@ -7,7 +7,7 @@ from typing import Literal
 
 from busframe.errors import ClosedError, ConnectionFailed, TransportError
 from busframe.spi.transport import Host
-from busframe_nats.client import Connection, connect
+from busframe_nats.client import Connection, Lost, connect
 from busframe_nats.settings import Server, Settings
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,12 @@ class Link:
                 continue
             self.connection = connection
             for told in self.on_up:
-                told(connection)
+                try:
+                    told(connection)
+                except Lost:  # it is gone already; the next one comes
+                    break
+                except Exception:  # whatever it is, the others need the connection
+                    log.exception("taking up a connection failed")
             self._up.set()
             break
         return errors

@@ -2,8 +2,7 @@
 
 Everything that changes state here is synchronous. A message in the queue that was never sent is surely not there; one
 that was may be, until the server has answered. When the connection is lost, what is under way is sent again in its
-order over the next one with the same ``Nats-Msg-Id``, so that the server stores nothing twice (within its
-``duplicate_window``, which is longer than any publish waits).
+order over the next one with the same ``Nats-Msg-Id``, so that the server stores nothing twice, as long as it remembers.
 """
 
 import asyncio
@@ -38,6 +37,9 @@ from busframe_nats.settings import Settings
 from busframe_nats.topology import MAX_DELAY_S, Names, bucket, has_schedules
 
 FLUSH_TIMEOUT_S = 5.0
+REMEMBERED = 0.8
+"""The part of the server's window in which a message is sent again: its clock and ours begin at different times."""
+
 TOO_LARGE = frozenset({10054, 10097})
 FULL = frozenset({10002, 10023, 10028, 10047, 10077})
 SCHEDULES_DISABLED = 10188
@@ -66,6 +68,7 @@ class Publisher:
         self._names = names
         self._host = host
         self._most, self._most_bytes = settings.publish_window, settings.publish_window_bytes
+        self._send_again_s = REMEMBERED * settings.duplicate_window_s
         self._roots: dict[int, tuple[Address, str]] = {}
         self._queue: deque[Entry] = deque()
         self._window: dict[bytes, Entry] = {}
@@ -132,7 +135,7 @@ class Publisher:
 
     def _entry(self, outgoing: Outgoing, batch: Batch, index: int) -> Entry:
         message, to = outgoing.message, outgoing.to
-        subject = f"{self._root(to)}.{bucket(message.id if message.key is None else message.key)}"
+        subject = f"{self._root(to)}.{bucket(message.key, message.id)}"
         headers = encode(message, outgoing.carried, outgoing.dedup_key)
         if outgoing.delay_s > 0:
             if not self.schedules or isinstance(to, DeadLetters):
@@ -175,13 +178,18 @@ class Publisher:
         connection, queue = self._link.connection, self._queue
         if connection is None:
             return
-        window, commands = self._window, []
+        window, commands, now = self._window, [], asyncio.get_running_loop().time()
         while queue and len(window) < self._most and (self._window_bytes < self._most_bytes or not window):
             entry = queue.popleft()
             if entry.batch is None:
                 continue
             if entry.size > connection.max_payload:  # another server than the one that it was judged by
                 entry.finish(MessageTooLarge(entry.size, connection.max_payload, message_id=entry.message_id))
+                continue
+            if not entry.sends:
+                entry.sent_at = now
+            elif now - entry.sent_at > self._send_again_s:
+                entry.finish(PublishOutcomeUnknown("the connection was lost for too long", message_id=entry.message_id))
                 continue
             reply = entry.reply = self._answers.expect(self._answered(entry))
             entry.sends += 1

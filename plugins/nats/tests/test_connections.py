@@ -266,6 +266,17 @@ async def test_a_credentials_file(serve: Callable[[str], NATS], tmp_path: Path) 
     assert "cannot be read" in str(await _refused(server.url, credentials_file=tmp_path / "missing"))
 
 
+async def test_where_answers_may_not_come_it_is_said_at_once(serve: Callable[[str], NATS]) -> None:
+    """And the inbox can be one that is allowed."""
+    server = serve(
+        "authorization { users: [ { user: u, password: s3cret, permissions: { subscribe: { allow: [shop.>] } } } ] }"
+    )
+    url = server.url.replace("://", "://u:s3cret@")
+    async with asyncio.timeout(3):
+        assert "see inbox_prefix" in str(await _refused(url))
+    await _works(url, inbox_prefix="shop.inbox")
+
+
 # ---------------------------------------------------------------------------------------------- TLS
 
 

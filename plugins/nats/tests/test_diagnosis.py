@@ -46,6 +46,8 @@ def test_a_good_server_is_found_good() -> None:
         ("space", "warn", "90 of 100 bytes", GOOD, {"account": {"storage": 90, "limits": {"max_storage": 100}}}),
         ("space", "ok", "no limit of their own", GOOD, {"account": {"storage": 90, "limits": {"max_storage": -1}}}),
         ("max_payload", "warn", "hold all others", GOOD, {"max_payload": 2**26}),
+        ("clock", "warn", "60 s ahead", GOOD, {"ahead_s": 60.0}),
+        ("clock", "warn", "60 s behind", GOOD, {"ahead_s": -60.0}),
     ],
 )
 def test_what_is_bad_is_said(subject: str, level: str, says: str, url: str, seen: dict[str, Any]) -> None:

@@ -91,6 +91,23 @@ async def test_without_an_answer_the_outcome_is_unknown_and_without_a_connection
             await publish_all(transport, EMAILS, message())
 
 
+async def test_nothing_is_sent_again_when_the_server_may_have_forgotten_it(nats_url: str) -> None:
+    """It would be stored twice: the outcome is unknown instead."""
+    base, _, query = nats_url.partition("?")
+    reports = Reports()
+    async with (
+        proxied(base) as (proxy, url),
+        opened(f"{url}?{query}", reports=reports, duplicate_window_s=1) as transport,
+    ):
+        await declare(transport, EMAILS)
+        async with frozen(proxy):
+            publishing = asyncio.create_task(publish(transport, EMAILS, message()))
+            await asyncio.sleep(1)  # as long as the server remembers
+            cut(transport)
+            await reports.wait("connection", "down")
+        assert kinds(await publishing) == [PublishOutcomeUnknown]
+
+
 @pytest.mark.parametrize("to", [EMAILS, EMAILS.dead_letters, EVENTS, SUBSCRIPTION])
 async def test_a_destination_that_is_not_there_is_named(nats_url: str, to: Any) -> None:
     """Also a subscription, whose topic's stream would confirm the message and drop it."""

@@ -237,7 +237,7 @@ async def _waiting(transport: Any) -> int:
 def _partition(key: str) -> int:
     """The server's: FNV-1a of the bucket."""
     found = 2166136261
-    for byte in bucket(key).encode():
+    for byte in bucket(key, "").encode():
         found = ((found ^ byte) * 16777619) % 2**32
     return found % 16
 

@@ -10,6 +10,7 @@ from busframe.model.destination import Queue, Topic
 from busframe.model.entity import Entity
 from busframe_nats.topology import (
     BUCKETS,
+    SPREAD,
     Names,
     bucket,
     has_schedules,
@@ -46,8 +47,9 @@ def test_a_subscription_called_all_is_not_the_topic() -> None:
 
 def test_buckets_are_few_and_depend_on_the_key_alone() -> None:
     """The server keeps a state for each subject."""
-    assert bucket("k") == bucket("k")
-    assert len({bucket(f"key-{n}") for n in range(100_000)}) == BUCKETS
+    assert bucket("k", "1") == bucket("k", "2")
+    assert len({bucket(f"key-{n}", "1") for n in range(10_000)}) == BUCKETS
+    assert len({bucket(None, f"id-{n}") for n in range(10_000)}) == SPREAD
 
 
 def test_a_queue_is_a_work_queue() -> None:
