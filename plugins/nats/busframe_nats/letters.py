@@ -99,7 +99,7 @@ class Letters:
 def _stored(stream: str, message: dict[str, Any]) -> Stored:
     seq = int(message["seq"])
     headers = b64decode(message.get("hdrs") or "")
-    found, carried = decode(headers, b64decode(message.get("data") or ""), f"{stream}/{seq}")
+    found, carried = decode(headers, b64decode(message.get("data") or ""), stream, seq)
     found = replace(found, dead=read_dead_letter(carried))
     return Stored(str(seq), found, wire.parse_time(message.get("time")))
 

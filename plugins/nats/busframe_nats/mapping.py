@@ -2,8 +2,8 @@
 
 The payload is the body. The application's headers are native ones, so that foreign programs see and set them; all that
 busframe adds is packed into one header, ``Bf``, as JSON: each native header costs the server and both clients. It holds
-the message's fields by short names and what the core carries verbatim. ``Nats-Msg-Id`` names the write and not the
-message; the server drops a second one within its window.
+the message's fields by short names and, in ``bf``, what the core carries verbatim. ``Nats-Msg-Id`` names the write and
+not the message; the server drops a second one within its window.
 """
 
 import json
@@ -22,9 +22,10 @@ PACKED = "Bf"
 MAX_HEADER_BYTES = 64 * 1024 - 1
 """What the server takes of headers (its error 10097)."""
 
-_BEGIN = b"NATS/1.0\r\n"
 _WITH_LINES = len(b"NATS/1.0\r\n\r\n")
+_BEFORE_PACKED = b"\r\nBf: "
 _escape = json.encoder.encode_basestring_ascii
+_parse = json.JSONDecoder().decode
 
 # ---------------------------------------------------------------------------------------------- to the wire
 
@@ -51,8 +52,9 @@ def encode(message: Message, carried: Headers, dedup_key: str) -> bytes:
         add(f'"at":"{wire.format_time(message.published_at)}"')
     if message.ttl_s is not None:
         add(f'"ttl":{float(message.ttl_s)!r}')
-    for name, value in carried.items():
-        add(f"{_escape(name)}:{_escape(value)}")
+    if carried:
+        inner = ",".join([f"{_escape(name)}:{_escape(value)}" for name, value in carried.items()])
+        add(f'"bf":{{{inner}}}')
     own = "".join([f"{name}: {value}\r\n" for name, value in message.headers.items()]) if message.headers else ""
     text = f"NATS/1.0\r\nNats-Msg-Id: {dedup_key or message.id}\r\n{PACKED}: {','.join(packed)}}}\r\n{own}\r\n"
     try:
@@ -105,7 +107,7 @@ def status(raw: bytes | None) -> tuple[int, str]:
     return (int(code) if code.isdigit() else 0), text
 
 
-def decode(raw: bytes | None, body: bytes, position: str) -> tuple[Message, Headers]:
+def decode(raw: bytes | None, body: bytes, stream: str, seq: int) -> tuple[Message, Headers]:
     """A received message, and what it carries. Never raises.
 
     What a foreign program sent is taken as it is, with defaults for what it did not say.
@@ -113,33 +115,24 @@ def decode(raw: bytes | None, body: bytes, position: str) -> tuple[Message, Head
     Args:
         raw: its headers, as on the wire.
         body: its payload.
-        position: where it is stored: makes the id of a message that has none.
+        stream: where it is stored; with its place there this makes the id of a message that has none.
+        seq: its place there.
     """
-    own: dict[str, str] = {}
+    own: Mapping[str, str] | None = None
     packed: Mapping[str, Any] = {}
-    carried: dict[str, str] = {}
-    fields: dict[str, str] = {}
+    carried: Mapping[str, str] | None = None
     if raw:
-        for name, value in split(raw):
-            place, short = _place(name)
-            if place == _OWN:
-                own[name] = f"{own[name]}, {value}" if name in own else value
-            elif place == _PACKED:
-                packed = _unpack(value)
-            elif place == _FIELD:
-                fields[short] = value
-            elif place == _CARRIED:
-                carried[short] = value
-    if not packed and fields:
-        packed = {short: fields[name] for short, name in _SHORT.items() if name in fields}
+        packed = _read_alone(raw) or {}
+        if not packed:
+            packed, carried, own = _read(raw)
     get = packed.get
-    for name, value in packed.items():
-        if value.__class__ is str and name.startswith(wire.PREFIX):
-            carried[name] = value  # noqa: PERF403 - most often there is none
+    inner = get("bf")
+    if inner.__class__ is dict:
+        carried = {**(carried or {}), **{name: value for name, value in inner.items() if value.__class__ is str}}
     return (
         Message(
             body,
-            _text(get("id")) or _stable_id(position),
+            _text(get("id")) or _stable_id(stream, seq),
             _text(get("type")),
             _text(get("ct")),
             FrozenHeaders(own) if own else NO_HEADERS,  # a handler that changed them would change the copies
@@ -151,6 +144,35 @@ def decode(raw: bytes | None, body: bytes, position: str) -> tuple[Message, Head
         ),
         carried or NO_HEADERS,
     )
+
+
+def _read_alone(raw: bytes) -> Mapping[str, Any] | None:
+    """The packed header of a message of ours that has no others, which most are; None: read it slowly."""
+    begin = raw.find(_BEFORE_PACKED)
+    if begin < 0 or raw.count(b"\r\n", 0, begin) != 1 or raw.find(b"\r\n", begin + 2) != len(raw) - 4:
+        return None
+    return _unpack(raw[begin + len(_BEFORE_PACKED) : -4].decode("utf-8", "replace"))
+
+
+def _read(raw: bytes) -> tuple[Mapping[str, Any], dict[str, str], dict[str, str]]:
+    """(what is packed or stands in headers of its own, what is carried in headers of its own, the application's)"""
+    own: dict[str, str] = {}
+    packed: Mapping[str, Any] = {}
+    carried: dict[str, str] = {}
+    fields: dict[str, str] = {}
+    for name, value in split(raw):
+        place, short = _place(name)
+        if place == _OWN:
+            own[name] = f"{own[name]}, {value}" if name in own else value
+        elif place == _PACKED:
+            packed = _unpack(value)
+        elif place == _FIELD:
+            fields[short] = value
+        elif place == _CARRIED:
+            carried[short] = value
+    if not packed and fields:
+        packed = {short: fields[name] for short, name in _SHORT.items() if name in fields}
+    return packed, carried, own
 
 
 _SHORT = {
@@ -179,7 +201,7 @@ def _place(name: str) -> tuple[int, str]:
 
 def _unpack(text: str) -> Mapping[str, Any]:
     try:
-        packed = json.loads(text)
+        packed = _parse(text)
     except ValueError:
         return {}
     return packed if isinstance(packed, dict) else {}
@@ -194,6 +216,8 @@ def _time(value: object) -> datetime | None:
 
 
 def _ttl(value: object) -> float | None:
+    if value is None:
+        return None
     try:
         ttl_s = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
@@ -201,23 +225,23 @@ def _ttl(value: object) -> float | None:
     return ttl_s if isfinite(ttl_s) and ttl_s > 0 else None
 
 
-def _stable_id(position: str) -> str:
+def _stable_id(stream: str, seq: int) -> str:
     """The same for each delivery of one stored message that has no id."""
-    return f"foreign-{sha256(position.encode()).hexdigest()[:32]}"
+    return f"foreign-{sha256(f'{stream}/{seq}'.encode()).hexdigest()[:32]}"
 
 
 # ---------------------------------------------------------------------------------------------- deliveries
 
 
-def read_reply(reply: str) -> tuple[int, int, int]:
-    """(deliveries, place in the stream, when it was stored in nanoseconds) from the subject of acknowledgements.
+def read_reply(reply: bytes) -> tuple[int, int]:
+    """(deliveries, place in the stream) from the subject of acknowledgements.
 
     ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>``, and since server 2.10
     possibly with domain and account before the stream, and something random behind (ADR-15).
     """
-    parts = reply.split(".")
+    parts = reply.split(b".")
     at = 4 if len(parts) < 11 else 6
     try:
-        return int(parts[at]), int(parts[at + 1]), int(parts[at + 3])
+        return int(parts[at]), int(parts[at + 1])
     except (ValueError, IndexError):
-        return 1, 0, 0
+        return 1, 0

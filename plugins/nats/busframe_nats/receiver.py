@@ -54,6 +54,7 @@ class NatsReceiver(Receiver):
         self._host = transport.host
         self._entity = entity
         self._address = str(entity.address)
+        self._letters = isinstance(entity.address, DeadLetters)
         self._ordered = entity.ordering == "key"
         self._prefetch = prefetch
         self._link = transport.link
@@ -230,10 +231,10 @@ class NatsReceiver(Receiver):
         if self._stopped:
             self._tell([command(reply, NAK)])
             return
-        deliveries, seq, _ = read_reply(reply.decode())
+        deliveries, seq = read_reply(reply)
         receipt = self._held.add(reply, seq)
-        message, carried = decode(headers, data, f"{self._source.stream}/{seq}")
-        if isinstance(self._entity.address, DeadLetters):
+        message, carried = decode(headers, data, self._source.stream, seq)
+        if self._letters:
             message = replace(message, dead=read_dead_letter(carried))
         if deliveries > 1:
             carried = self._held.recorded(seq) or carried

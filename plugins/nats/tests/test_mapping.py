@@ -32,7 +32,7 @@ values = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=30)
 def test_everything_comes_back() -> None:
     """All fields, all headers, what the core carries."""
     carried = {"bf-attempt": "2 q", "bf-dead-stack": 'line\\nline "x" é'}
-    assert decode(encode(FULL, carried, ""), b"body", "s/1") == (FULL, carried)
+    assert decode(encode(FULL, carried, ""), b"body", "s", 1) == (FULL, carried)
 
 
 @given(
@@ -43,21 +43,30 @@ def test_everything_comes_back() -> None:
 def test_whatever_may_be_published_comes_back(id: str, key: str | None, headers: dict[str, str]) -> None:
     """Any text that the core lets through."""
     sent = Message(b"", id, key=key, headers=headers)
-    assert decode(encode(sent, {}, ""), b"", "s/1") == (sent, {})
+    assert decode(encode(sent, {}, ""), b"", "s", 1) == (sent, {})
+
+
+def test_a_message_of_ours_with_what_a_server_adds_is_read_as_well() -> None:
+    """After it was delayed, there are headers behind ours."""
+    raw = encode(replace(FULL, headers={}), {"bf-attempt": "2 q"}, "")
+    moved = raw[:-2] + b"Nats-Scheduler: bf.later.q.1\r\nNats-Schedule-Next: purge\r\n\r\n"
+    without = raw.replace(b"Nats-Msg-Id: id-1\r\n", b"")
+    for each in (raw, moved, without):
+        assert decode(each, b"body", "s", 1) == (replace(FULL, headers={}), {"bf-attempt": "2 q"})
 
 
 def test_a_message_that_says_nothing_has_none_of_it() -> None:
     """None is None, and not an empty text."""
     bare = Message(b"", "id")
-    assert decode(encode(bare, {}, ""), b"", "s/1") == (bare, {})
-    assert decode(encode(replace(bare, key=""), {}, ""), b"", "s/1")[0].key == ""
+    assert decode(encode(bare, {}, ""), b"", "s", 1) == (bare, {})
+    assert decode(encode(replace(bare, key=""), {}, ""), b"", "s", 1)[0].key == ""
 
 
 def test_the_write_is_named_by_its_key_and_the_message_by_its_id() -> None:
     """So that a copy is no duplicate."""
     raw = encode(FULL, {}, "id-1/abc")
     assert dict(split(raw))["Nats-Msg-Id"] == "id-1/abc"
-    assert decode(raw, b"", "s/1")[0].id == "id-1"
+    assert decode(raw, b"", "s", 1)[0].id == "id-1"
     assert dict(split(encode(FULL, {}, "")))["Nats-Msg-Id"] == "id-1"
 
 
@@ -90,16 +99,16 @@ def test_what_is_no_unicode_is_refused() -> None:
 def test_a_foreign_message_is_taken_as_it_is() -> None:
     """With defaults for what it does not say, and an id that stays the same."""
     raw = b"NATS/1.0\r\nA: 1\r\nA: 2\r\nNats-Msg-Id: x\r\nBad\r\nB:v\r\n\xff: n\r\n\r\n"
-    found, carried = decode(raw, b"\xff", "s/7")
+    found, carried = decode(raw, b"\xff", "s", 7)
     assert (found.body, dict(found.headers), carried) == (b"\xff", {"A": "1, 2", "B": "v", "�": "n"}, {})
-    assert found.id == decode(None, b"", "s/7")[0].id != decode(None, b"", "s/8")[0].id
+    assert found.id == decode(None, b"", "s", 7)[0].id != decode(None, b"", "s", 8)[0].id
     assert (found.type, found.key, found.published_at, found.ttl_s) == (None, None, None, None)
 
 
 @pytest.mark.parametrize("packed", ["nonsense", "[]", '{"id": 7, "ttl": "x", "at": 3, "key": ["a"]}', '{"ttl": 1e999}'])
 def test_nonsense_in_the_packed_header_never_raises(packed: str) -> None:
     """It comes from the network."""
-    found, _ = decode(f"NATS/1.0\r\nBf: {packed}\r\n\r\n".encode(), b"", "s/1")
+    found, _ = decode(f"NATS/1.0\r\nBf: {packed}\r\n\r\n".encode(), b"", "s", 1)
     assert found.id
     assert found.ttl_s is None
     assert found.published_at is None
@@ -108,14 +117,14 @@ def test_nonsense_in_the_packed_header_never_raises(packed: str) -> None:
 def test_a_program_that_cannot_pack_says_the_fields_one_by_one() -> None:
     """The names that busframe has on other brokers; Go's libraries write them with capitals."""
     raw = b"NATS/1.0\r\nBf-Id: i\r\nbf-type: T\r\nbf-attempt: 1 q\r\n\r\n"
-    found, carried = decode(raw, b"", "s/1")
+    found, carried = decode(raw, b"", "s", 1)
     assert (found.id, found.type, carried) == ("i", "T", {"bf-attempt": "1 q"})
 
 
 def test_a_schedule_is_beside_all_others() -> None:
     """The server takes them off when it moves the message."""
     raw = with_schedule(encode(FULL, {}, ""), "2026-01-01T00:00:00Z", "bf.q.a.1")
-    assert decode(raw, b"body", "s/1") == (FULL, {})
+    assert decode(raw, b"body", "s", 1) == (FULL, {})
     assert dict(split(raw))["Nats-Schedule"] == "@at 2026-01-01T00:00:00Z"
     assert dict(split(raw))["Nats-Schedule-Target"] == "bf.q.a.1"
 
@@ -144,9 +153,9 @@ def test_a_status_is_told_from_a_message(raw: bytes | None, found: tuple[int, st
 )
 def test_both_forms_of_the_acknowledgement_are_read(reply: str) -> None:
     """Without and with a domain (ADR-15)."""
-    assert read_reply(reply) == (3, 17, 1700000000000000001)
+    assert read_reply(reply.encode()) == (3, 17)
 
 
 def test_nonsense_is_a_first_delivery() -> None:
     """Rather than an exception in the reader."""
-    assert read_reply("nonsense") == (1, 0, 0)
+    assert read_reply(b"nonsense") == (1, 0)
