@@ -49,22 +49,30 @@ def conformance() -> str:
     """
     from busframe.conformance import select
     from busframe.conformance.mutants import MUTANTS
+    from plugins.nats.tests.test_conformance import TestNATS, TestOlderNATS
     from plugins.rabbitmq.tests.test_conformance import TestOlderRabbitMQ, TestRabbitMQ
     from tests.conformance.test_memory import TestMemory
 
     def mutants(check: "Check") -> str:
         return str(sum(check.id in mutant.caught_by for mutant in MUTANTS.values()) or "")
 
-    classes = {"memory": TestMemory, "RabbitMQ 4.0": TestRabbitMQ, "RabbitMQ 3.10": TestOlderRabbitMQ}
+    classes = {
+        "memory": TestMemory,
+        "RabbitMQ 4.0": TestRabbitMQ,
+        "RabbitMQ 3.10": TestOlderRabbitMQ,
+        "NATS 2.15": TestNATS,
+        "NATS 2.10": TestOlderNATS,
+    }
     lines = [
         "# Conformance",
         "",
         "What every transport has to keep, as checks that anybody can run: `busframe conformance URL`. Tier C is for",
         "every transport, K for those that claim it, X needs a fault. *Not claimed* means that the transport was shown",
         "to refuse it; *not runnable* means that it was not shown, and counts as nothing; *passed in part* means that",
-        "one part was not shown: a run says which, and why. The tests demand exactly these outcomes, RabbitMQ's on",
-        "real servers: 4.0.5, and 3.10.8 without some that take long. A mutant is the memory transport, or the core on",
-        "it, with one promise broken: the check fails on it, which is what makes it a check.",
+        "one part was not shown: a run says which, and why. The tests demand exactly these outcomes, on real servers:",
+        "RabbitMQ 4.0.5 and nats-server 2.15.2; and without some that take long, 3.10.8 and 2.10.27. A mutant is the",
+        "memory transport, or the core on it, with one promise broken: the check fails on it, which is what makes it a",
+        "check.",
         "",
         f"| | tier | the check asserts | {' | '.join(classes)} | mutants |",
         f"|---|---|---|{'---|' * len(classes)}---|",
@@ -77,7 +85,7 @@ def conformance() -> str:
         "## Tier S",
         "",
         "What takes long runs only where it is asked for: `busframe conformance URL --tier S`, or `make soak`. The",
-        "tests run each for some seconds, in memory and on RabbitMQ 4.0, and demand that it passes.",
+        "tests run each for some seconds, in memory, on RabbitMQ 4.0 and on NATS 2.15, and demand that it passes.",
         "",
         "| | the check asserts | mutants |",
         "|---|---|---|",

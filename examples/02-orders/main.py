@@ -2,6 +2,7 @@
 
     python main.py                               in memory
     python main.py --url amqp://localhost        the same code on RabbitMQ
+    python main.py --url nats://localhost        … and on NATS
 
 Which orders go wrong is decided by their number, so that every run tells the same story.
 """

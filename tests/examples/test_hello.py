@@ -1,4 +1,4 @@
-"""The first example prints what its file says, in memory and on RabbitMQ."""
+"""The first example prints what its file says, in memory, on RabbitMQ and on NATS."""
 
 import pytest
 
@@ -19,6 +19,12 @@ def test_hello_prints_what_is_expected() -> None:
 def test_hello_prints_the_same_on_rabbitmq(rabbitmq_vhost: str) -> None:
     """Another URL is all that another broker takes."""
     done = run(FOLDER, BUSFRAME_URL=rabbitmq_vhost)
+    assert (done.returncode, done.stdout, done.stderr) == (0, EXPECTED, "")
+
+
+def test_hello_prints_the_same_on_nats(nats_url: str) -> None:
+    """And another one."""
+    done = run(FOLDER, BUSFRAME_URL=nats_url)
     assert (done.returncode, done.stdout, done.stderr) == (0, EXPECTED, "")
 
 
