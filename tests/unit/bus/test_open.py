@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -36,7 +36,7 @@ async def test_a_broker_that_is_not_there_yet_is_waited_for(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("step", ["plan", "apply"])
-async def test_a_broker_that_is_lost_at_the_start_is_waited_for(bench: Bench, step: str) -> None:
+async def test_a_broker_that_is_lost_at_the_start_is_waited_for(bench: Bench, step: Literal["plan", "apply"]) -> None:
     """What it needs is declared when the broker is there again; with no patience it is an error at once."""
     bench.faults.fail(step, 3, ConnectionFailed("reset by peer"))
     async with bench.bus(uses=[JOBS]) as bus:
