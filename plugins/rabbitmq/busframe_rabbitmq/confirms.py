@@ -250,6 +250,9 @@ class ConfirmChannel:
                 entry.finish(None)
         if multiple:
             self._lowest_tag = tag + 1
+        else:  # else the next multiple one would look at all that were confirmed one by one
+            while self._lowest_tag <= self._last_tag and self._lowest_tag not in self._under_way:
+                self._lowest_tag += 1
         self._backoff.reset()
         if self._queue:
             self.pump()

@@ -234,6 +234,19 @@ async def test_resize_under_load_bounces_nothing(rabbitmq_vhost: str, sizes: tup
             await depth_is(transport, EMAILS, 0)
 
 
+async def test_a_consumer_that_waits_to_be_smaller_can_be_made_larger(rabbitmq_vhost: str) -> None:
+    """It fetches again at once, though nothing of what it holds is settled."""
+    async with opened(rabbitmq_vhost) as transport:
+        await declare(transport, EMAILS)
+        await publish_all(transport, EMAILS, *(message() for _ in range(30)))
+        async with consuming(transport, EMAILS, prefetch=5) as receiver:
+            await receive(receiver, 5)
+            await receiver.resize(1)
+            await nothing_arrives(receiver, for_s=0.1)
+            await receiver.resize(10)
+            await receive(receiver, 5)
+
+
 async def test_cancelled_resize_leaves_one_consumer(rabbitmq_vhost: str) -> None:
     """Whenever it is cancelled."""
     async with opened(rabbitmq_vhost) as transport:
