@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import sys
 import time
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.js import api
 
 from busframe import Bus, Context, Queue
-from tests.benchmarks.compare import Contender, compare
+from tests.benchmarks.compare import Bar, Contender, compare
 from tests.benchmarks.payload import BODY, ORDER, Order
 from tests.brokers.find import running
 from tests.brokers.nats import BROKER
@@ -213,13 +214,22 @@ def consumers(url: str) -> list[Contender]:
     ]
 
 
+PUBLISH_BARS = (Bar("busframe, publish", "FastStream", 2.5),)
+CONSUME_BARS = (Bar("busframe", "FastStream, push", 3.5),)
+
+
 def main() -> None:
-    """Measure against a server of our own, and print the tables."""
+    """Measure against a server of our own, and print the tables; exit code 1 where a bar is missed."""
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore", RuntimeWarning)  # FastStream's advice against its faster consumer
     with running(BROKER, own=True) as server:
-        compare(f"NATS publish, {IN_FLIGHT} in flight", publishers(server.url), messages=MESSAGES, rounds=ROUNDS)
-        compare(f"NATS consume, {IN_FLIGHT} held", consumers(server.url), messages=MESSAGES, rounds=ROUNDS)
+        sizes = {"messages": MESSAGES, "rounds": ROUNDS}
+        reached = [
+            compare(f"NATS publish, {IN_FLIGHT} in flight", publishers(server.url), PUBLISH_BARS, **sizes),
+            compare(f"NATS consume, {IN_FLIGHT} held", consumers(server.url), CONSUME_BARS, **sizes),
+        ]
+    if not all(reached):
+        sys.exit(1)
 
 
 if __name__ == "__main__":
