@@ -1,20 +1,22 @@
 """One message on its way to the server, and the call of ``publish`` that waits for it."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 from busframe.errors import PublishFailed, PublishOutcomeUnknown
 from busframe.model.destination import Address
 
 
 class Batch:
-    """The outcomes of one call of ``publish``; ``done`` when all are known."""
+    """The outcomes of one call of ``publish``; ``done`` when all are known; ``began`` on the loop's clock."""
 
-    __slots__ = ("done", "left", "outcomes")
+    __slots__ = ("began", "done", "left", "outcomes")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.began = loop.time()
         self.outcomes: list[Exception | None] = [None] * size
         self.left = size
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[None] = loop.create_future()
 
     def finish(self, index: int, outcome: Exception | None) -> None:
         """One outcome is known."""
@@ -36,7 +38,6 @@ class Entry:
         "message_id",
         "reply",
         "sends",
-        "sent_at",
         "size",
         "subject",
         "to",
@@ -56,7 +57,6 @@ class Entry:
         self.delayed = False
         self.reply = b""
         self.sends = 0
-        self.sent_at = 0.0
 
     def finish(self, outcome: Exception | None) -> None:
         """What became of it, to who still waits."""
@@ -68,3 +68,37 @@ class Entry:
                 unknown.__cause__ = outcome
                 outcome = unknown
             batch.finish(self.index, outcome)
+
+
+class Deadlines:
+    """Tells when time is over. Calls whose time is over within the same 50 ms share a timer: most never need theirs.
+
+    Args:
+        expire: called with the entries of a call, once.
+    """
+
+    PER_S = 20
+
+    def __init__(self, expire: Callable[[Sequence[Entry]], None]) -> None:
+        self._expire = expire
+        self._ticks: dict[int, dict[int, Sequence[Entry]]] = {}
+
+    def add(self, loop: asyncio.AbstractEventLoop, deadline: float, entries: Sequence[Entry]) -> int:
+        """Watch over a call until it is removed. Returns the tick that it is removed by."""
+        tick = int(deadline * self.PER_S) + 1
+        waiting = self._ticks.get(tick)
+        if waiting is None:
+            waiting = self._ticks[tick] = {}
+            loop.call_at(tick / self.PER_S, self._over, tick)
+        waiting[id(entries)] = entries
+        return tick
+
+    def remove(self, tick: int, entries: Sequence[Entry]) -> None:
+        """It has its answer."""
+        waiting = self._ticks.get(tick)
+        if waiting is not None:
+            waiting.pop(id(entries), None)
+
+    def _over(self, tick: int) -> None:
+        for entries in self._ticks.pop(tick).values():
+            self._expire(entries)

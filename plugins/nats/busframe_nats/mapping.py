@@ -127,7 +127,7 @@ def decode(raw: bytes | None, body: bytes, stream: str, seq: int) -> tuple[Messa
             packed, carried, own = _read(raw)
     get = packed.get
     inner = get("bf")
-    if inner.__class__ is dict:
+    if isinstance(inner, dict):
         carried = {**(carried or {}), **{name: value for name, value in inner.items() if value.__class__ is str}}
     return (
         Message(

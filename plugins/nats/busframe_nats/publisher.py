@@ -7,20 +7,17 @@ order over the next one with the same ``Nats-Msg-Id``, so that the server stores
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 from uuid import uuid4
 
 from busframe.errors import (
     AccessDenied,
-    Backpressure,
-    ClosedError,
     DestinationNotFound,
     MessageTooLarge,
     PublishError,
     PublishFailed,
     PublishOutcomeUnknown,
-    TransportError,
     Unsupported,
 )
 from busframe.logic import wire
@@ -30,11 +27,12 @@ from busframe.model.destination import Address, DeadLetters, Subscription
 from busframe.spi.transport import Host
 from busframe_nats.answers import NO_RESPONDERS, Answers, JetStream, parse_json
 from busframe_nats.client import Connection
-from busframe_nats.entry import Batch, Entry
+from busframe_nats.entry import Batch, Deadlines, Entry
+from busframe_nats.explanations import Explanations, no_schedules
 from busframe_nats.link import Link
 from busframe_nats.mapping import MAX_HEADER_BYTES, encode, status, with_schedule
 from busframe_nats.settings import Settings
-from busframe_nats.topology import MAX_DELAY_S, Names, bucket, has_schedules
+from busframe_nats.topology import MAX_DELAY_S, Names, bucket
 
 FLUSH_TIMEOUT_S = 5.0
 REMEMBERED = 0.8
@@ -64,12 +62,13 @@ class Publisher:
         self.max_payload = 0
         self._link = link
         self._answers = answers
-        self._jetstream = jetstream
+        self._explanations = Explanations(jetstream, names)
         self._names = names
         self._host = host
         self._most, self._most_bytes = settings.publish_window, settings.publish_window_bytes
         self._send_again_s = REMEMBERED * settings.duplicate_window_s
         self._roots: dict[int, tuple[Address, str]] = {}
+        self._deadlines = Deadlines(self._expire)
         self._queue: deque[Entry] = deque()
         self._window: dict[bytes, Entry] = {}
         self._window_bytes = 0
@@ -89,29 +88,29 @@ class Publisher:
         if not outgoing:
             return []
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
-        batch = Batch(len(outgoing))
+        batch = Batch(len(outgoing), loop)
+        deadline = batch.began + timeout_s
         missing: dict[Address, PublishError] = {}
         for address in {each.to: None for each in outgoing if isinstance(each.to, Subscription)}:
-            failed = await self._look_for(address, deadline)
+            failed = await self._explanations.of_a_missing(address, deadline)
             if failed is not None:
                 missing[address] = failed
         entries: list[Entry] = []
         for index, each in enumerate(outgoing):
             try:
                 if missing and each.to in missing:
-                    raise missing[each.to]
+                    raise _for(each, missing[each.to])
                 entries.append(self._entry(each, batch, index))
             except (PublishError, Unsupported) as error:
                 batch.finish(index, error)
         self._queue += entries
         self._pump()
         if batch.left:
-            timer = loop.call_at(deadline, self._expire, entries)
+            tick = self._deadlines.add(loop, deadline, entries)
             try:
                 await batch.done
             finally:
-                timer.cancel()
+                self._deadlines.remove(tick, entries)
                 if batch.left:
                     self._forget(entries)
         return batch.outcomes
@@ -178,7 +177,7 @@ class Publisher:
         connection, queue = self._link.connection, self._queue
         if connection is None:
             return
-        window, commands, now = self._window, [], asyncio.get_running_loop().time()
+        window, commands = self._window, []
         while queue and len(window) < self._most and (self._window_bytes < self._most_bytes or not window):
             entry = queue.popleft()
             if entry.batch is None:
@@ -186,9 +185,7 @@ class Publisher:
             if entry.size > connection.max_payload:  # another server than the one that it was judged by
                 entry.finish(MessageTooLarge(entry.size, connection.max_payload, message_id=entry.message_id))
                 continue
-            if not entry.sends:
-                entry.sent_at = now
-            elif now - entry.sent_at > self._send_again_s:
+            if entry.sends and asyncio.get_running_loop().time() - entry.batch.began > self._send_again_s:
                 entry.finish(PublishOutcomeUnknown("the connection was lost for too long", message_id=entry.message_id))
                 continue
             reply = entry.reply = self._answers.expect(self._answered(entry))
@@ -258,7 +255,7 @@ class Publisher:
     def _refused(self, entry: Entry, data: bytes, headers: bytes | None) -> None:
         code, text = status(headers)
         if code == NO_RESPONDERS:
-            self._aside(self._explain(entry))
+            self._aside(self._finish(entry, self._explanations.of_no_stream(entry)))
             return
         answer = parse_json(data)
         error = answer.get("error") or {}
@@ -267,9 +264,9 @@ class Publisher:
         if err_code in TOO_LARGE:
             entry.finish(MessageTooLarge(entry.size, self.max_payload, message_id=id))
         elif err_code == SCHEDULES_DISABLED:
-            entry.finish(_no_schedules(entry.to))
+            entry.finish(no_schedules(entry.to))
         elif err_code in FULL:
-            self._aside(self._full(entry, text))
+            self._aside(self._finish(entry, self._explanations.of_a_full_stream(entry, text)))
         else:
             transient = int(error.get("code", 500)) >= 500
             entry.finish(PublishFailed(f"{entry.to}: {text} ({err_code})", message_id=id, transient=transient))
@@ -289,54 +286,16 @@ class Publisher:
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
 
-    async def _explain(self, entry: Entry) -> None:
-        """No stream has the subject: is it not there, or only not ready?"""
-        id = entry.message_id
-        try:
-            stream = await self._jetstream.stream(self._names.stream(entry.to))
-        except (TransportError, ClosedError) as error:
-            failed: PublishError = PublishFailed(f"{entry.to}: no stream answered: {error}", message_id=id)
-            failed.__cause__ = error
-            entry.finish(failed)
-            return
-        subjects = (stream or {"config": {}})["config"].get("subjects") or ()
-        root = self._names.to(entry.to).rpartition(".")[0] if stream else ""
-        if stream is None or not any(subject.startswith(root) for subject in subjects):
-            entry.finish(DestinationNotFound(str(entry.to), message_id=id))
-        elif entry.delayed and not has_schedules(stream["config"]):
-            entry.finish(_no_schedules(entry.to))
-        else:
-            entry.finish(PublishFailed(f"{entry.to}: its stream has no leader for now", message_id=id))
-
-    async def _full(self, entry: Entry, text: str) -> None:
-        """A stream takes no more: say which consumer holds the most of it."""
-        holder = ""
-        stream = self._names.stream(entry.to)
-        try:
-            listed = (await self._jetstream.ask(f"CONSUMER.LIST.{stream}")).get("consumers") or []
-            held = [(int(each["num_pending"]) + int(each["num_ack_pending"]), str(each["name"])) for each in listed]
-            if held and max(held)[0]:
-                most, name = max(held)
-                holder = f"; {name.replace('=', '.')!r} holds the most of it, {most} messages"
-        except (TransportError, ClosedError):
-            pass
-        entry.finish(Backpressure(f"{entry.to} is full: {text}{holder}", message_id=entry.message_id))
-
-    async def _look_for(self, address: Subscription[Any], deadline: float) -> PublishError | None:
-        """Whether a subscription is there: its stream would confirm, and drop, a message for one that is not."""
-        stream, name = self._names.stream(address), self._names.consumer(address)
-        left = deadline - asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(max(0.0, left)):
-                for each in (name, f"{name}--p0"):
-                    if await self._jetstream.consumer(stream, each) is not None:
-                        return None
-        except (TransportError, ClosedError, TimeoutError) as error:
-            failed = PublishFailed(f"{address}: it is not known whether it exists; nothing was sent: {error}")
-            failed.__cause__ = error
-            return failed
-        return DestinationNotFound(str(address))
+    async def _finish(self, entry: Entry, outcome: Awaitable[Exception]) -> None:
+        entry.finish(await outcome)
 
 
-def _no_schedules(to: Address) -> Unsupported:
-    return Unsupported(f"{to}: its stream cannot delay messages: it has a limit, or was made by a server before 2.12")
+def _for(outgoing: Outgoing, error: PublishError) -> PublishError:
+    """The same failure, for one of several messages that share it."""
+    own: PublishError
+    if isinstance(error, DestinationNotFound):
+        own = DestinationNotFound(error.destination, message_id=outgoing.message.id)
+    else:
+        own = PublishFailed(error.what, message_id=outgoing.message.id)
+    own.__cause__ = error.__cause__
+    return own
