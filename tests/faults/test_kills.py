@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.brokers.nats import NATS
 from tests.brokers.rabbitmq import RabbitMQ
+from tests.brokers.server import Server
 from tests.faults.account import Account, Fault
 from tests.faults.app import PREFETCH
-from tests.faults.workers import Processes, finish, processes, wait_until
+from tests.faults.workers import Journal, Processes, finish, processes, wait_until
 
 log = logging.getLogger(__name__)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -74,13 +76,23 @@ def test_twenty_workers_and_five_servers_are_killed(own_rabbitmq: Callable[[], R
     Between the kills the server is once stopped in order, for a while.
     """
     server = own_rabbitmq()
+    journal = _kill(server, f"{server.url}?reconnect_max_s=1", tmp_path, server.persist_declarations)
+    assert {attempt for _, attempt, *_ in journal.lines("handled")} == {"1"}  # to be killed is no failure
+
+
+def test_the_same_on_nats(own_nats: Callable[[], NATS], tmp_path: Path) -> None:
+    """But that what a killed worker held is delivered again later, and that this counts as an attempt."""
+    server = own_nats()
+    _kill(server, f"{server.url}?reconnect_max_s=1&ack_wait_s=3", tmp_path, lambda: None)
+
+
+def _kill(server: Server, url: str, folder: Path, before: Callable[[], None]) -> Journal:
     faults = []
-    url = f"{server.url}?reconnect_max_s=1"
-    with processes(url, tmp_path, BUSFRAME_TEST_WORK_S="0.05") as run:
+    with processes(url, folder, BUSFRAME_TEST_WORK_S="0.05") as run:
         publishers = run.publishers()
         team = Team(run)
         wait_until(lambda: len(run.journal.lines("handled")) > 0, "the first is handled")
-        server.persist_declarations()
+        before()
         for number in range(ROUNDS + 1):
             faults += [team.kill_one() for _ in range(WORKER_KILLS if number < ROUNDS else 0)]
             begun = time.monotonic()
@@ -103,5 +115,5 @@ def test_twenty_workers_and_five_servers_are_killed(own_rabbitmq: Callable[[], R
         assert account.problems() == []
         cut_off = sum(1 if fault.pid else TEAM for fault in faults)
         assert account.doubled <= len(account.unknown) + cut_off * PREFETCH
-        assert {attempt for _, attempt, *_ in run.journal.lines("handled")} == {"1"}  # to be killed is no failure
         assert run.journal.lines("buried") == []
+        return run.journal
