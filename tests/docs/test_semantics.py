@@ -1,4 +1,4 @@
-"""The page of semantics is true: each line of its table of outcomes happens, in memory and on RabbitMQ."""
+"""The page of semantics is true: each line of its table of outcomes happens, in memory, on RabbitMQ and on NATS."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -242,6 +242,12 @@ async def test_it_is_true_in_memory(check: Callable[[str], Awaitable[None]]) -> 
 async def test_it_is_true_on_rabbitmq(check: Callable[[str], Awaitable[None]], rabbitmq_vhost: str) -> None:
     """RabbitMQ does the same."""
     await check(rabbitmq_vhost)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+async def test_it_is_true_on_nats(check: Callable[[str], Awaitable[None]], nats_url: str) -> None:
+    """NATS does the same."""
+    await check(nats_url)
 
 
 def test_every_reason_is_explained() -> None:
