@@ -115,7 +115,7 @@ class EarlyReceiver(NatsReceiver):
             await asyncio.gather(*map(settle, taken))
         finally:
             self._settling = None
-            self._settled = deque(sorted(self._settled, key=lambda each: int(each.position)))
+            self._settled = deque(sorted(self._settled, key=_place))
             self._refill()
 
     def _copy(self, delivery: Delivery, settlement: Settlement) -> Outgoing:
@@ -140,3 +140,7 @@ class EarlyReceiver(NatsReceiver):
         lost = sum(outcome is not None for outcome in outcomes)
         if lost:
             log.error("messages lost: taken, not handled, not given back", extra={"source": self._address, "n": lost})
+
+
+def _place(delivery: Delivery) -> int:
+    return cast("Receipt", delivery.receipt).seq

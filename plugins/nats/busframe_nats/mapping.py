@@ -202,7 +202,7 @@ def _place(name: str) -> tuple[int, str]:
 def _unpack(text: str) -> Mapping[str, Any]:
     try:
         packed = _parse(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return packed if isinstance(packed, dict) else {}
 
@@ -233,15 +233,16 @@ def _stable_id(stream: str, seq: int) -> str:
 # ---------------------------------------------------------------------------------------------- deliveries
 
 
-def read_reply(reply: bytes) -> tuple[int, int]:
-    """(deliveries, place in the stream) from the subject of acknowledgements.
+def read_reply(reply: bytes) -> tuple[int, int, str]:
+    """(deliveries, place in the stream, position) from the subject of acknowledgements.
 
     ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>``, and since server 2.10
-    possibly with domain and account before the stream, and something random behind (ADR-15).
+    possibly with domain and account before the stream, and something random behind (ADR-15). The position has the time
+    at which the message was stored: in a stream that was deleted and made anew, another one has its place.
     """
     parts = reply.split(b".")
     at = 4 if len(parts) < 11 else 6
     try:
-        return int(parts[at]), int(parts[at + 1])
+        return int(parts[at]), int(parts[at + 1]), f"{parts[at + 1].decode()}.{parts[at + 3].decode()}"
     except (ValueError, IndexError):
-        return 1, 0
+        return 1, 0, ""

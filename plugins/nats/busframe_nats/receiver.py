@@ -231,14 +231,14 @@ class NatsReceiver(Receiver):
         if self._stopped:
             self._tell([command(reply, NAK)])
             return
-        deliveries, seq = read_reply(reply)
-        receipt = self._held.add(reply, seq)
+        deliveries, seq, position = read_reply(reply)
         message, carried = decode(headers, data, self._source.stream, seq)
+        receipt = self._held.add(reply, seq)  # what could not be decoded would be renewed for ever
         if self._letters:
             message = replace(message, dead=read_dead_letter(carried))
         if deliveries > 1:
             carried = self._held.recorded(seq) or carried
-        self._buffer.append(Delivery(message, receipt, str(seq), deliveries, self._held.generation, carried))
+        self._buffer.append(Delivery(message, receipt, position, deliveries, self._held.generation, carried))
         self._arrived.set()
         if self._ordered or pull.owed == 0:
             self._refill()

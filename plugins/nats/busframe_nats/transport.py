@@ -30,6 +30,7 @@ OLDEST = (2, 10, 0)
 SCHEDULES_FROM = (2, 12, 0)
 HOLD_MAX_S = 24 * 3600.0
 DEFAULT_PAYLOAD = 1024 * 1024
+LEAST_PAYLOAD = 2 * FRAMEWORK_RESERVE_BYTES
 
 
 class Nats(Transport):
@@ -99,6 +100,9 @@ class Nats(Transport):
             if version < OLDEST:
                 text = ".".join(map(str, version))
                 raise TransportError(f"NATS {text} is too old: this plugin needs 2.10 or later", transient=False)
+            if connection.max_payload < LEAST_PAYLOAD:
+                text = f"max_payload of the server is {connection.max_payload} bytes, and {LEAST_PAYLOAD} are needed"
+                raise TransportError(f"{text}: half of them for what busframe may add", transient=False)
         except BaseException:
             await self.link.close()
             raise

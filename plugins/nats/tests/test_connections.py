@@ -176,6 +176,11 @@ async def test_nothing_is_left_of_a_connection_that_failed() -> None:
     silent.close()
 
 
+async def test_a_server_that_takes_only_small_messages_is_refused(serve: Callable[[str], NATS]) -> None:
+    """A failure record would not fit."""
+    assert "max_payload" in str(await _refused(serve("max_payload: 65536").url))
+
+
 # ---------------------------------------------------------------------------------------------- who we are
 
 

@@ -205,6 +205,20 @@ async def test_an_older_server_delays_no_publish(older_nats: NATS) -> None:
         assert kinds(await publish(transport, EMAILS, message(), delay_s=1)) == [Unsupported]
 
 
+async def test_what_is_delayed_outlives_a_kill_of_the_server(own_nats: Callable[[], NATS]) -> None:
+    """Of a queue and of a topic, whose stream keeps it for a consumer that nobody reads."""
+    server = own_nats()
+    async with opened(server.url) as transport:
+        await declare(transport, EMAILS, SUBSCRIPTION)
+        for to in (EMAILS, EVENTS):
+            await publish_all(transport, to, message(), delay_s=1.5)
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        async with consuming(transport, EMAILS) as queue, consuming(transport, SUBSCRIPTION) as subscription:
+            await take(queue, 1)
+            await take(subscription, 1)
+
+
 @pytest.mark.slow
 async def test_a_server_that_is_killed_under_a_publisher_loses_nothing_that_it_confirmed(
     own_nats: Callable[[], NATS],

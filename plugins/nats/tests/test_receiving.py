@@ -179,6 +179,23 @@ async def test_a_source_that_is_deleted_ends_its_receiver(nats_url: str) -> None
                     await receiver.receive(1)
 
 
+async def test_a_place_in_a_stream_that_is_made_anew_is_another_position(nats_url: str) -> None:
+    """Or its message would be taken for one that was handled; each delivery of one has the same."""
+    async with opened(nats_url) as transport:
+        positions = []
+        for _ in range(2):
+            await declare(transport, EMAILS)
+            await publish_all(transport, EMAILS, message())
+            async with consuming(transport, EMAILS) as receiver:
+                (first,) = await receive(receiver, 1)
+                await receiver.settle([(first, RELEASE)])
+                (again,) = await take(receiver, 1)
+            assert again.position == first.position
+            positions.append(first.position)
+            await transport.jetstream.ask(f"STREAM.DELETE.{transport.names.stream(EMAILS)}")
+        assert positions[0] != positions[1]
+
+
 async def test_each_key_is_in_order_over_several_workers(nats_url: str) -> None:
     """One message of a partition is out at a time, whoever has it; one that goes back comes first again."""
     async with opened(nats_url) as transport, opened(nats_url) as other:
