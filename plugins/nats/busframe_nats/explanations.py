@@ -1,6 +1,5 @@
 """Why a publish was refused, where the server's answer does not say it: asked only then."""
 
-import asyncio
 from typing import Any
 
 from busframe.errors import (
@@ -12,10 +11,10 @@ from busframe.errors import (
     TransportError,
     Unsupported,
 )
-from busframe.model.destination import Address, Subscription
+from busframe.model.destination import Address, Subscription, Topic
 from busframe_nats.answers import JetStream
 from busframe_nats.entry import Entry
-from busframe_nats.topology import Names, has_schedules
+from busframe_nats.topology import SCHEDULES, Names, has_schedules
 
 
 class Explanations:
@@ -61,20 +60,31 @@ class Explanations:
             pass
         return Backpressure(f"{entry.to} is full: {text}{holder}", message_id=entry.message_id)
 
-    async def of_a_missing(self, address: Subscription[Any], deadline: float) -> PublishError | None:
-        """Whether a subscription is there: its stream would confirm, and drop, a message for one that is not."""
-        stream, name = self._names.stream(address), self._names.consumer(address)
-        left = deadline - asyncio.get_running_loop().time()
+    async def of_missing_interest(self, to: Topic[Any] | Subscription[Any], delayed: bool) -> Exception | None:
+        """Whether there is a consumer for whom a topic's stream keeps a message; without one it would drop it.
+
+        And confirm it all the same. So a copy for a subscription, or what is delayed, is sent only when there is one.
+        """
+        stream = self._names.stream(to)
         try:
-            async with asyncio.timeout(max(0.0, left)):
-                for each in (name, f"{name}--p0"):
-                    if await self._jetstream.consumer(stream, each) is not None:
-                        return None
-        except (TransportError, ClosedError, TimeoutError) as error:
-            failed = PublishFailed(f"{address}: it is not known whether it exists; nothing was sent: {error}")
+            if isinstance(to, Subscription):
+                name = self._names.consumer(to)
+                both = [await self._jetstream.consumer(stream, each) for each in (name, f"{name}--p0")]
+                if both == [None, None]:
+                    return DestinationNotFound(str(to))
+            if delayed and await self._jetstream.consumer(stream, SCHEDULES) is None:
+                info = await self._jetstream.stream(stream)
+                if info is None:
+                    return DestinationNotFound(str(to))
+                if not has_schedules(info["config"]):
+                    return no_schedules(to)
+                what = f"{to}: its stream keeps nothing delayed, since its consumer {SCHEDULES} was deleted: declare it"
+                return PublishFailed(what)  # transient: somebody may be declaring it
+        except (TransportError, ClosedError) as error:
+            failed = PublishFailed(f"{to}: it is not known whether it exists; nothing was sent: {error}")
             failed.__cause__ = error
             return failed
-        return DestinationNotFound(str(address))
+        return None
 
 
 def no_schedules(to: Address) -> Unsupported:

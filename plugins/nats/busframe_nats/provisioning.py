@@ -79,7 +79,10 @@ class Provisioning:
         async with self._slots:
             info = await self._jetstream.stream(self._names.stream(address))
             if info is None:
-                return [Change(address, "create", wanted={"stream": wanted, "consumers": self._wanted(entity, wanted)})]
+                consumers = self._wanted(entity, wanted)
+                if isinstance(address, Subscription):
+                    consumers = [*self._wanted(of_stream, wanted), *consumers]
+                return [Change(address, "create", wanted={"stream": wanted, "consumers": consumers})]
             changes = [] if isinstance(address, Subscription) else _compare_stream(entity, wanted, info["config"])
             if any(change.action == "conflict" for change in changes):
                 return changes

@@ -8,6 +8,7 @@ order over the next one with the same ``Nats-Msg-Id``, so that the server stores
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +24,7 @@ from busframe.errors import (
 from busframe.logic import wire
 from busframe.logic.size import FRAMEWORK_RESERVE_BYTES, message_bytes
 from busframe.model.delivery import Outgoing
-from busframe.model.destination import Address, DeadLetters, Subscription
+from busframe.model.destination import Address, DeadLetters, Subscription, Topic
 from busframe.spi.transport import Host
 from busframe_nats.answers import NO_RESPONDERS, Answers, JetStream, parse_json
 from busframe_nats.client import Connection
@@ -90,16 +91,12 @@ class Publisher:
         loop = asyncio.get_running_loop()
         batch = Batch(len(outgoing), loop)
         deadline = batch.began + timeout_s
-        missing: dict[Address, PublishError] = {}
-        for address in {each.to: None for each in outgoing if isinstance(each.to, Subscription)}:
-            failed = await self._explanations.of_a_missing(address, deadline)
-            if failed is not None:
-                missing[address] = failed
+        missing = await self._without_interest(outgoing, timeout_s) if _needs_interest(outgoing) else {}
         entries: list[Entry] = []
         for index, each in enumerate(outgoing):
             try:
-                if missing and each.to in missing:
-                    raise _for(each, missing[each.to])
+                if missing and (each.to, each.delay_s > 0) in missing:
+                    raise _for(each, missing[each.to, each.delay_s > 0])
                 entries.append(self._entry(each, batch, index))
             except (PublishError, Unsupported) as error:
                 batch.finish(index, error)
@@ -131,6 +128,20 @@ class Publisher:
         self._expire([*self._window.values(), *self._queue])
 
     # ------------------------------------------------------------------------------------------ one message
+
+    async def _without_interest(
+        self, outgoing: Sequence[Outgoing], timeout_s: float
+    ) -> dict[tuple[Address, bool], Exception]:
+        missing: dict[tuple[Address, bool], Exception] = {}
+        for to, delayed in {(each.to, each.delay_s > 0): None for each in outgoing}:
+            if (isinstance(to, Topic) and delayed) or isinstance(to, Subscription):
+                failed: Exception | None = PublishFailed("there was no connection; nothing was sent")
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(timeout_s):
+                        failed = await self._explanations.of_missing_interest(to, delayed)
+                if failed is not None:
+                    missing[to, delayed] = failed
+        return missing
 
     def _entry(self, outgoing: Outgoing, batch: Batch, index: int) -> Entry:
         message, to = outgoing.message, outgoing.to
@@ -290,12 +301,18 @@ class Publisher:
         entry.finish(await outcome)
 
 
-def _for(outgoing: Outgoing, error: PublishError) -> PublishError:
+def _needs_interest(outgoing: Sequence[Outgoing]) -> bool:
+    return any(isinstance(each.to, Subscription) or each.delay_s > 0 for each in outgoing)
+
+
+def _for(outgoing: Outgoing, error: Exception) -> Exception:
     """The same failure, for one of several messages that share it."""
-    own: PublishError
+    own: Exception
     if isinstance(error, DestinationNotFound):
         own = DestinationNotFound(error.destination, message_id=outgoing.message.id)
+    elif isinstance(error, PublishFailed):
+        own = PublishFailed(error.what, message_id=outgoing.message.id, transient=error.transient)
     else:
-        own = PublishFailed(error.what, message_id=outgoing.message.id)
+        own = Unsupported(str(error))
     own.__cause__ = error.__cause__
     return own

@@ -16,8 +16,9 @@ from busframe.errors import (
 )
 from busframe.model.delivery import Outgoing
 from busframe.model.destination import Queue, Topic
+from busframe.model.entity import Entity
 from busframe.model.message import Message
-from busframe_nats.topology import MAX_DELAY_S
+from busframe_nats.topology import MAX_DELAY_S, SCHEDULES
 from plugins.nats.tests.support import (
     Reports,
     consumer,
@@ -183,6 +184,21 @@ async def test_a_delayed_message_waits_in_the_stream_that_it_is_for(nats_url: st
             got = await take(subscription, 2)
             assert {each.message.body for each in got} == {b"events", b"events/s"}
             assert all(dict(each.message.headers) == {"h": "1"} for each in got)
+
+
+async def test_nothing_delayed_is_confirmed_that_a_topic_would_drop(nats_url: str) -> None:
+    """Its stream keeps it for one consumer, which anybody can delete; declaring makes it again."""
+    async with opened(nats_url) as transport:
+        assert kinds(await publish(transport, EVENTS, message(), delay_s=1)) == [DestinationNotFound]
+        await transport.apply(await transport.plan([Entity(SUBSCRIPTION)]))
+        await publish_all(transport, EVENTS, message(), delay_s=60)
+        await transport.jetstream.ask(f"CONSUMER.DELETE.{transport.names.stream(EVENTS)}.{SCHEDULES}")
+        failed, also = await publish(transport, EVENTS, message(id="a"), message(id="b"), delay_s=60)
+        assert isinstance(failed, PublishFailed)
+        assert isinstance(also, PublishFailed)
+        assert (failed.message_id, also.message_id, failed.transient) == ("a", "b", True)
+        await declare(transport, SUBSCRIPTION)
+        await publish_all(transport, EVENTS, message(), delay_s=60)
 
 
 async def test_what_cannot_be_delayed_is_refused(nats_url: str) -> None:
