@@ -273,9 +273,8 @@ class NatsReceiver(Receiver):
             self._tell(progress)
 
     async def _keep(self) -> None:
-        tick_s = min(TICK_S, self._held.ack_wait_s / 4)
         while True:
-            await self._transport.host.sleep(tick_s)
+            await self._transport.host.sleep(min(TICK_S, self._held.ack_wait_s / 4))
             try:
                 if self._link.connection is None:
                     continue
@@ -286,6 +285,9 @@ class NatsReceiver(Receiver):
                 self._fetch.watch()
                 if self._source.is_old:
                     await self._source.refresh()
+                    self._held.ack_wait_s = self._source.ack_wait_s
+            except DestinationNotFound as error:
+                self._fail(error)
             except (TransportError, ClosedError) as error:
                 log.debug("keeping failed", extra={"source": self._address, "cause": str(error)})
             except Exception:  # no consumer may end silently

@@ -99,8 +99,8 @@ class ConfiguredSource:
 
     @property
     def is_old(self) -> bool:
-        """Whether the filter was read so long ago that it is to be read again."""
-        return self.where is not None and self._now() - self._read_at > REFRESH_S
+        """Whether it was read so long ago that it is to be read again."""
+        return self._now() - self._read_at > REFRESH_S
 
     async def refresh_for(self, deliveries: Iterable[Delivery]) -> bool:
         """Before a message is dropped that the filter does not take, see whether it is still the stored one.
