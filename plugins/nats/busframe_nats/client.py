@@ -1,4 +1,4 @@
-"""The only file that imports nats-py: one connection without its own reconnecting, its errors as busframe's.
+"""What nats-py does for us: one connection without its own reconnecting, its errors as busframe's.
 
 nats-py connects, proves who we are and parses. What is beyond that is done here, because its ways lose or hang: it
 answers a lost connection by flushing into the dead socket, which takes for ever when nothing is acknowledged; an
@@ -12,16 +12,19 @@ are given to a plain function at once, and what is sent is gathered and written 
 import asyncio
 import logging
 import re
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nats import errors
 from nats.aio.client import Client
 
 from busframe.errors import AccessDenied, ConnectionFailed, TransportError
 from busframe_nats.credentials import credentials, security
+from busframe_nats.parser import Handler, MessageParser
 from busframe_nats.settings import Server, Settings
 from busframe_nats.tls import read_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +33,6 @@ GRACE_S = 0.5
 """A loop that was blocked has the answer in its socket, and reads it only after it has seen that time is over."""
 
 NEVER_S = 10**9
-
-Handler = Callable[[bytes, bytes, bytes, bytes | None], None]
-"""(subject, reply, payload, headers as on the wire)"""
 
 
 class Lost(ConnectionFailed):
@@ -72,19 +72,10 @@ class _Client(Client):
 
     def __init__(self, settings: Settings, server: Server) -> None:
         super().__init__()
-        self.handlers: dict[int, Handler] = {}
+        self.handlers: dict[bytes, Handler] = {}
+        self._ps = MessageParser(self, self.handlers)
         self._wants_tls = server.tls
         self._has_certificate = settings.tls_cert_file is not None
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        handler = self.handlers.get(sid)
-        if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        try:
-            handler(subject, reply, data, headers)
-        except Exception:  # or nats-py would read no more
-            log.exception("a message was not taken")
 
     async def _process_pong(self) -> None:
         if self._pongs:
@@ -220,14 +211,14 @@ class Connection:
         """
         self.raw._sid += 1
         sid = self.raw._sid
-        self.raw.handlers[sid] = handler
+        self.raw.handlers[b"%d" % sid] = handler
         self.write(f"SUB {subject} {sid}\r\n".encode())
         return sid
 
     def unsubscribe(self, sid: int) -> None:
         """End a subscription at the server; what is on its way is still given."""
         self.write(b"UNSUB %d\r\n" % sid)
-        self._ping().add_done_callback(lambda _: self.raw.handlers.pop(sid, None))
+        self._ping().add_done_callback(lambda _: self.raw.handlers.pop(b"%d" % sid, None))
 
     # ------------------------------------------------------------------------------------------ the end
 

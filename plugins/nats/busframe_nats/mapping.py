@@ -8,7 +8,7 @@ not the message; the server drops a second one within its window.
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
 from math import isfinite
@@ -49,7 +49,7 @@ def encode(message: Message, carried: Headers, dedup_key: str) -> bytes:
     if message.reply_to is not None:
         add(f'"reply":{_escape(message.reply_to)}')
     if message.published_at is not None:
-        add(f'"at":"{wire.format_time(message.published_at)}"')
+        add(f'"at":"{_time_text(message.published_at)}"')
     if message.ttl_s is not None:
         add(f'"ttl":{float(message.ttl_s)!r}')
     if carried:
@@ -64,6 +64,12 @@ def encode(message: Message, carried: Headers, dedup_key: str) -> bytes:
     if data.count(b"\n") != 4 + len(message.headers) or data.count(b"\r") != 4 + len(message.headers):
         raise InvalidHeader("a header with a line break cannot travel over NATS", message_id=message.id)
     return data
+
+
+def _time_text(at: datetime) -> str:
+    if at.tzinfo is UTC:  # the same text as format_time, several times as fast
+        return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return wire.format_time(at)
 
 
 def with_schedule(headers: bytes, at: str, target: str) -> bytes:

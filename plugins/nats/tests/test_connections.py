@@ -355,8 +355,17 @@ def test_an_error_keeps_its_cause(error: Exception, kind: type[TransportError], 
 
 def test_what_is_used_of_the_client_library_is_there() -> None:
     """Its private parts are used in one file; another version of it may have others."""
-    for name in ("_process_msg", "_process_pong", "_process_info", "_send_ping"):
+    for name in ("_process_pong", "_process_info", "_send_ping"):
         assert asyncio.iscoroutinefunction(getattr(Client, name))
     client = Client()
-    for name in ("_reading_task", "_ping_interval_task", "_flusher_task", "_pongs", "_sid", "_subs", "_transport"):
+    for name in (
+        "_reading_task",
+        "_ping_interval_task",
+        "_flusher_task",
+        "_pongs",
+        "_ps",
+        "_sid",
+        "_subs",
+        "_transport",
+    ):
         assert hasattr(client, name)
