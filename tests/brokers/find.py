@@ -68,7 +68,7 @@ class GivenRunner:
 
 @contextmanager
 def running(broker: Broker[S], *, own: bool = False, port: int | None = None) -> Iterator[S]:
-    """Start a server of *broker*, yield it once it answers, and stop it afterwards.
+    """Start a server of *broker*, yield it once it answers, and end it afterwards.
 
     Args:
         broker: the kind of server.
@@ -89,7 +89,7 @@ def running(broker: Broker[S], *, own: bool = False, port: int | None = None) ->
         try:
             yield server.start()
         finally:
-            server.stop()
+            server.kill()  # what it keeps is thrown away, so it need not take seconds to put it in order
             server.runner.remove()
 
 
