@@ -25,7 +25,7 @@ MAX_HEADER_BYTES = 64 * 1024 - 1
 _WITH_LINES = len(b"NATS/1.0\r\n\r\n")
 _BEFORE_PACKED = b"\r\nBf: "
 _escape = json.encoder.encode_basestring_ascii
-_parse = json.JSONDecoder().decode
+_parse = json.JSONDecoder().raw_decode
 
 # ---------------------------------------------------------------------------------------------- to the wire
 
@@ -207,7 +207,7 @@ def _place(name: str) -> tuple[int, str]:
 
 def _unpack(text: str) -> Mapping[str, Any]:
     try:
-        packed = _parse(text)
+        packed, _ = _parse(text)
     except (ValueError, RecursionError):
         return {}
     return packed if isinstance(packed, dict) else {}
