@@ -144,8 +144,7 @@ class NatsReceiver(Receiver):
                 outcomes[index] = self._held.settle(receipt, settlement, commands)  # type: ignore[arg-type]
             if commands:
                 connection.write(*commands)  # nothing was awaited since: it is the open one
-                if self._held.unproven and self._proving is None:
-                    self._proving = asyncio.create_task(self._prove(connection), name="busframe nats proves")
+                self._prove(connection)
             self._refill()
         if copies:
             found = await asyncio.gather(*(self._dead_letter(*settled[index]) for index in copies))
@@ -210,8 +209,12 @@ class NatsReceiver(Receiver):
         if connection is not None and commands:
             connection.write(*commands)
 
-    async def _prove(self, connection: Connection) -> None:
-        """Acknowledgements have no answer. What the server has surely read need not be said again after a loss."""
+    def _prove(self, connection: Connection) -> None:
+        if self._held.unproven and (self._proving is None or self._proving.done()):
+            self._proving = asyncio.create_task(self._forget_read(connection), name="busframe nats proves")
+
+    async def _forget_read(self, connection: Connection) -> None:
+        """Acknowledgements have no answer. What the server has surely read must not be said again after a loss."""
         try:
             while self._held.unproven:
                 count = len(self._held.unproven)
@@ -219,8 +222,6 @@ class NatsReceiver(Receiver):
                 del self._held.unproven[:count]
         except Lost:
             pass
-        finally:
-            self._proving = None
 
     def _acks_again(self) -> list[bytes]:
         return [command(reply, ACK) for reply in self._held.unproven]
@@ -254,6 +255,7 @@ class NatsReceiver(Receiver):
             return
         self._renew()
         self._tell(self._acks_again())
+        self._prove(connection)
         if self._fetch is not None and not self._stopped:
             self._fetch.begin(connection)
             if self._keeper is not None:
