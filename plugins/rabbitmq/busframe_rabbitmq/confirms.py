@@ -244,10 +244,7 @@ class ConfirmChannel:
             if entry is None:
                 continue
             self._bytes_under_way -= entry.size
-            if refused:
-                entry.finish(Backpressure("the server refused it: the queue is full", message_id=entry.message_id))
-            else:
-                entry.finish(None)
+            entry.finish(_refusal(entry) if refused else None)
         if multiple:
             self._lowest_tag = tag + 1
         else:  # else the next multiple one would look at all that were confirmed one by one
@@ -341,3 +338,12 @@ class ConfirmChannel:
             outcome = PublishOutcomeUnknown("the channel was lost before the answer", message_id=entry.message_id)
         outcome.__cause__ = error
         return outcome
+
+
+def _refusal(entry: Entry) -> PublishError:
+    """A negative confirm says of a queue that it is not there, and of a topic that not all subscriptions took it."""
+    if entry.exchange and not entry.delayed:
+        return PublishOutcomeUnknown(
+            "a subscription refused it, because it is full; others may have it", message_id=entry.message_id
+        )
+    return Backpressure("the server refused it: the queue is full", message_id=entry.message_id)
