@@ -65,7 +65,7 @@ class Provisioning:
         """See ``Transport.plan``.
 
         Raises:
-            ConfigurationError: an entity's options hold what is unknown here.
+            ConfigurationError: an entity's options hold what is unknown here, or a filter is too wide for bindings.
         """
         wanted = [self._wanted(entity) for entity in entities]
         found = await asyncio.gather(*map(self._compare, entities, wanted))
