@@ -37,13 +37,12 @@ class Letters:
     Args:
         link: the consuming connection.
         host: names.
-        check: raises where a look would cost letters; asked before the first one.
+        check: raises where a look would cost letters; asked before each.
     """
 
     def __init__(self, link: Link, host: Host, check: Callable[[DeadLetters], Awaitable[None]]) -> None:
         self._link = link
         self._check = check
-        self._checked: set[str] = set()
         self._name = host.name
         self._one_at_a_time: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -84,9 +83,7 @@ class Letters:
         """
         queue = self._name(source)
         async with self._one_at_a_time[queue]:
-            if queue not in self._checked:
-                await self._check(source)
-                self._checked.add(queue)
+            await self._check(source)
             channel = await open_channel(await self._link.wait_up())
             try:
                 return await _Sweep(channel, queue, source, self._name(source.of), done_with).run()
