@@ -156,19 +156,17 @@ class Outlet:
                 "keep the message until it is due, or use another transport"
             )
 
-    async def send_one(self, outgoing: Outgoing, timeout_s: float) -> Message:
+    def send_one(self, outgoing: Outgoing, timeout_s: float) -> Awaitable[Message]:
         """Send one prepared message; raises its outcome, or returns what was sent."""
-        if self._middleware:
-            return await self._through_middleware(outgoing, timeout_s)
-        await self._send(outgoing, timeout_s)
-        return outgoing.message
+        return (self._through_middleware if self._middleware else self._send)(outgoing, timeout_s)
 
-    async def _send(self, outgoing: Outgoing, timeout_s: float) -> None:
+    async def _send(self, outgoing: Outgoing, timeout_s: float) -> Message:
         if self.closed:
             raise ClosedError("the bus is closed: publish inside `async with bus`")
         (outcome,) = await self._transport.publish((outgoing,), timeout_s=timeout_s)
         if outcome is not None:
             raise _named(outcome, outgoing)
+        return outgoing.message
 
     async def _through_middleware(self, outgoing: Outgoing, timeout_s: float) -> Message:
         sent = outgoing.message
