@@ -36,27 +36,22 @@ def encode(message: Message, carried: Headers, dedup_key: str) -> bytes:
     Raises:
         InvalidHeader: a header cannot travel.
     """
-    packed = [f'{{"id":{_escape(message.id)}']
-    add = packed.append
-    if message.type is not None:
-        add(f'"type":{_escape(message.type)}')
-    if message.content_type is not None:
-        add(f'"ct":{_escape(message.content_type)}')
+    packed = f'"id":{_escape(message.id)}{_kind(message.type, message.content_type)}'
     if message.key is not None:
-        add(f'"key":{_escape(message.key)}')
+        packed += f',"key":{_escape(message.key)}'
     if message.correlation_id is not None:
-        add(f'"corr":{_escape(message.correlation_id)}')
+        packed += f',"corr":{_escape(message.correlation_id)}'
     if message.reply_to is not None:
-        add(f'"reply":{_escape(message.reply_to)}')
+        packed += f',"reply":{_escape(message.reply_to)}'
     if message.published_at is not None:
-        add(f'"at":"{_time_text(message.published_at)}"')
+        packed += f',"at":{round(message.published_at.timestamp() * 1e6)}'
     if message.ttl_s is not None:
-        add(f'"ttl":{float(message.ttl_s)!r}')
+        packed += f',"ttl":{float(message.ttl_s)!r}'
     if carried:
         inner = ",".join([f"{_escape(name)}:{_escape(value)}" for name, value in carried.items()])
-        add(f'"bf":{{{inner}}}')
+        packed += f',"bf":{{{inner}}}'
     own = "".join([f"{name}: {value}\r\n" for name, value in message.headers.items()]) if message.headers else ""
-    text = f"NATS/1.0\r\nNats-Msg-Id: {dedup_key or message.id}\r\n{PACKED}: {','.join(packed)}}}\r\n{own}\r\n"
+    text = f"NATS/1.0\r\nNats-Msg-Id: {dedup_key or message.id}\r\n{PACKED}: {{{packed}}}\r\n{own}\r\n"
     try:
         data = text.encode()
     except UnicodeEncodeError as error:
@@ -66,10 +61,11 @@ def encode(message: Message, carried: Headers, dedup_key: str) -> bytes:
     return data
 
 
-def _time_text(at: datetime) -> str:
-    if at.tzinfo is UTC:  # the same text as format_time, several times as fast
-        return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
-    return wire.format_time(at)
+@lru_cache(maxsize=1024)
+def _kind(type: str | None, content_type: str | None) -> str:
+    """What most messages of a program have in common."""
+    said = "" if type is None else f',"type":{_escape(type)}'
+    return said if content_type is None else f'{said},"ct":{_escape(content_type)}'
 
 
 def with_schedule(headers: bytes, at: str, target: str) -> bytes:
@@ -217,7 +213,12 @@ def _text(value: Any) -> str | None:
     return value if value is None or value.__class__ is str else wire.text_of(value)
 
 
-def _time(value: object) -> datetime | None:
+def _time(value: Any) -> datetime | None:
+    if value.__class__ is int:  # in microseconds: text takes ten times as long, at both ends
+        try:
+            return datetime.fromtimestamp(value / 1e6, UTC)
+        except (ValueError, OverflowError, OSError):
+            return None
     return wire.parse_time(value) if isinstance(value, str) else None
 
 

@@ -302,7 +302,10 @@ class Publisher:
 
 
 def _needs_interest(outgoing: Sequence[Outgoing]) -> bool:
-    return any(isinstance(each.to, Subscription) or each.delay_s > 0 for each in outgoing)
+    for each in outgoing:  # for one message, which is usual, half the time of any()
+        if each.delay_s > 0 or isinstance(each.to, Subscription):
+            return True
+    return False
 
 
 def _for(outgoing: Outgoing, error: Exception) -> Exception:

@@ -106,7 +106,17 @@ def test_a_foreign_message_is_taken_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    "packed", ["nonsense", "[]", "[" * 30_000, '{"id": 7, "ttl": "x", "at": 3, "key": ["a"]}', '{"ttl": 1e999}']
+    "packed",
+    [
+        "nonsense",
+        "[]",
+        "[" * 30_000,
+        '{"id": 7, "ttl": "x", "at": "x", "key": ["a"]}',
+        '{"ttl": 1e999, "at": 1e999}',
+        '{"at": 99999999999999999999999999}',
+        '{"at": -99999999999999999}',
+        '{"at": true}',
+    ],
 )
 def test_nonsense_in_the_packed_header_never_raises(packed: str) -> None:
     """It comes from the network."""
