@@ -21,7 +21,7 @@ from tests.brokers.find import running
 from tests.brokers.nats import BROKER
 
 MESSAGES = 20_000
-ROUNDS = 3
+ROUNDS = 5
 IN_FLIGHT = 500
 
 WORK_QUEUE = api.RetentionPolicy.WORK_QUEUE

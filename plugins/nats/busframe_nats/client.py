@@ -32,6 +32,9 @@ CLOSE_TIMEOUT_S = 2.0
 GRACE_S = 0.5
 """A loop that was blocked has the answer in its socket, and reads it only after it has seen that time is over."""
 
+FLUSH_COMMANDS = 100
+"""So many are sent before the turn ends: the server works on them while the rest of the turn is still encoded."""
+
 NEVER_S = 10**9
 
 
@@ -139,7 +142,7 @@ class Connection:
     # ------------------------------------------------------------------------------------------ sending
 
     def write(self, *commands: bytes) -> None:
-        """Send whole commands of the protocol; all that are written in one turn of the loop go together.
+        """Send whole commands of the protocol; those that are written in one turn of the loop go together, in pieces.
 
         Raises:
             Lost: the connection is closed.
@@ -149,6 +152,8 @@ class Connection:
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out += commands
+        if len(self._out) >= FLUSH_COMMANDS:
+            self._flush()
 
     def _flush(self) -> None:
         if self._out and not self.closed.done():
@@ -156,7 +161,7 @@ class Connection:
             try:
                 self.raw._transport.write(b"".join(out))  # type: ignore[union-attr]
             except Exception as error:
-                self.lose(error)
+                self._loop.call_soon(self.lose, error)  # who writes is in the middle of its work
 
     @property
     def _socket(self) -> Any:

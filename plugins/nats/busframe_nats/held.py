@@ -80,13 +80,14 @@ class Held:
         """What to tell the server. A late acknowledgement counts there; whatever else is late it drops."""
         if receipt.settled:
             return SettlementLost("it is settled already")
-        late = not self.owns(receipt)
-        self.drop(receipt)
         if isinstance(settlement, Ack):
+            self.drop(receipt)
             commands.append(command(receipt.reply, ACK))
             self.unproven.append(receipt.reply)
             self._recorded.pop(receipt.seq, None)
             return None
+        late = not self.owns(receipt)
+        self.drop(receipt)
         if late:
             return SettlementLost("it was not renewed in time; it is delivered again")
         delay_s = 0.0
@@ -126,7 +127,8 @@ class Held:
         return [command(receipt.reply, PROGRESS) for receipt in self._held.values()]
 
     def _is_late(self, receipt: Receipt) -> bool:
-        return self._now() > max(receipt.at, self._renewed_at) + self.ack_wait_s
+        since = self._now() - self.ack_wait_s
+        return since > receipt.at and since > self._renewed_at
 
     # ------------------------------------------------------------------------------------------ failures
 

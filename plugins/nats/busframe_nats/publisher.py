@@ -27,7 +27,7 @@ from busframe.model.delivery import Outgoing
 from busframe.model.destination import Address, DeadLetters, Subscription, Topic
 from busframe.spi.transport import Host
 from busframe_nats.answers import NO_RESPONDERS, Answers, JetStream, parse_json
-from busframe_nats.client import Connection
+from busframe_nats.client import FLUSH_COMMANDS, Connection
 from busframe_nats.entry import Batch, Deadlines, Entry
 from busframe_nats.explanations import Explanations, no_schedules
 from busframe_nats.link import Link
@@ -75,6 +75,7 @@ class Publisher:
         self._window_bytes = 0
         self._asides: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._is_pumped_soon = False
         self._empty = asyncio.Event()
         self._empty.set()
         link.on_up.append(self._up)
@@ -97,11 +98,17 @@ class Publisher:
             try:
                 if missing and (each.to, each.delay_s > 0) in missing:
                     raise _for(each, missing[each.to, each.delay_s > 0])
-                entries.append(self._entry(each, batch, index))
+                entry = self._entry(each, batch, index)
             except (PublishError, Unsupported) as error:
                 batch.finish(index, error)
-        self._queue += entries
-        self._pump()
+                continue
+            entries.append(entry)
+            self._queue.append(entry)
+            if len(self._queue) >= FLUSH_COMMANDS:
+                self._pump()
+        if not self._is_pumped_soon:  # what is published in one turn of the loop is sent in one go
+            self._is_pumped_soon = True
+            loop.call_soon(self._pump_soon)
         if batch.left:
             tick = self._deadlines.add(loop, deadline, entries)
             try:
@@ -183,6 +190,10 @@ class Publisher:
             raise MessageTooLarge(len(entry.headers), MAX_HEADER_BYTES, message_id=message.id)
 
     # ------------------------------------------------------------------------------------------ under way
+
+    def _pump_soon(self) -> None:
+        self._is_pumped_soon = False
+        self._pump()
 
     def _pump(self) -> None:
         connection, queue = self._link.connection, self._queue
