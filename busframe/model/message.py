@@ -1,7 +1,7 @@
 """What travels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import NoReturn, TypeAlias
 
@@ -63,7 +63,7 @@ class DeadLetterInfo:
     replays: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Message:
     """A message as it was published, the same on every broker.
 
@@ -92,3 +92,35 @@ class Message:
     published_at: datetime | None = None
     ttl_s: float | None = None
     dead: DeadLetterInfo | None = None
+
+    def __init__(
+        self,
+        body: bytes,
+        id: str,
+        type: str | None = None,
+        content_type: str | None = None,
+        headers: Headers = NO_HEADERS,
+        key: str | None = None,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        published_at: datetime | None = None,
+        ttl_s: float | None = None,
+        dead: DeadLetterInfo | None = None,
+    ) -> None:
+        # The __init__ of a frozen dataclass takes twice as long, and there is a message for each publish and delivery.
+        _body(self, body)
+        _id(self, id)
+        _type(self, type)
+        _content_type(self, content_type)
+        _headers(self, headers)
+        _key(self, key)
+        _correlation_id(self, correlation_id)
+        _reply_to(self, reply_to)
+        _published_at(self, published_at)
+        _ttl_s(self, ttl_s)
+        _dead(self, dead)
+
+
+_body, _id, _type, _content_type, _headers, _key, _correlation_id, _reply_to, _published_at, _ttl_s, _dead = (
+    getattr(Message, each.name).__set__ for each in fields(Message)
+)
