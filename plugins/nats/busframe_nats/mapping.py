@@ -131,18 +131,25 @@ def decode(raw: bytes | None, body: bytes, stream: str, seq: int) -> tuple[Messa
     inner = get("bf")
     if isinstance(inner, dict):
         carried = {**(carried or {}), **{name: value for name, value in inner.items() if value.__class__ is str}}
+    texts = [get("id"), get("type"), get("ct"), get("key"), get("corr"), get("reply")]
+    for value in texts:
+        if value is not None and value.__class__ is not str:
+            texts = [each if each is None or each.__class__ is str else wire.text_of(each) for each in texts]
+            break
+    id, kind, content_type, key, correlation_id, reply_to = texts
+    at, ttl = get("at"), get("ttl")
     return (
         Message(
             body,
-            _text(get("id")) or _stable_id(stream, seq),
-            _text(get("type")),
-            _text(get("ct")),
+            id or _stable_id(stream, seq),
+            kind,
+            content_type,
             FrozenHeaders(own) if own else NO_HEADERS,  # a handler that changed them would change the copies
-            _text(get("key")),
-            _text(get("corr")),
-            _text(get("reply")),
-            _time(get("at")),
-            _ttl(get("ttl")),
+            key,
+            correlation_id,
+            reply_to,
+            None if at is None else _time(at),
+            None if ttl is None else _ttl(ttl),
         ),
         carried or NO_HEADERS,
     )
@@ -209,10 +216,6 @@ def _unpack(text: str) -> Mapping[str, Any]:
     return packed if isinstance(packed, dict) else {}
 
 
-def _text(value: Any) -> str | None:
-    return value if value is None or value.__class__ is str else wire.text_of(value)
-
-
 def _time(value: Any) -> datetime | None:
     if value.__class__ is int:  # in microseconds: text takes ten times as long, at both ends
         try:
@@ -223,8 +226,6 @@ def _time(value: Any) -> datetime | None:
 
 
 def _ttl(value: object) -> float | None:
-    if value is None:
-        return None
     try:
         ttl_s = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):

@@ -1,6 +1,7 @@
 """A consumer of one source that pulls on through each loss of its connection."""
 
 import asyncio
+import time
 import logging
 from collections import deque
 from collections.abc import Sequence
@@ -68,8 +69,8 @@ class NatsReceiver(Receiver):
         self._stopped = False
         self._closed = False
         self._loop = asyncio.get_running_loop()
-        self._held = Held(self._loop.time)
-        self._source = ConfiguredSource(transport.jetstream, transport.names, entity, self._loop.time)
+        self._held = Held(time.monotonic)
+        self._source = ConfiguredSource(transport.jetstream, transport.names, entity, time.monotonic)
 
     def __repr__(self) -> str:
         return f"<NatsReceiver {self._address}: {len(self._held)} held, {len(self._buffer)} buffered, {self._fetch!r}>"
@@ -87,7 +88,7 @@ class NatsReceiver(Receiver):
         self._held.ack_wait_s = self._source.ack_wait_s
         at = f"{self._transport.jetstream.prefix}.CONSUMER.MSG.NEXT.{self._source.stream}"
         self._fetch = Fetch(
-            [Pull(f"{at}.{name}", self._take, self._trouble, self._loop.time) for name in self._source.consumers],
+            [Pull(f"{at}.{name}", self._take, self._trouble, time.monotonic) for name in self._source.consumers],
             lambda: len(self._held),
             self._prefetch,
             self._transport.settings.fetch_window_bytes,
