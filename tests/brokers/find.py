@@ -13,7 +13,7 @@ from tests.brokers.compose import engine_answers
 from tests.brokers.server import Server, Unavailable
 
 # The modules here that have a BROKER.
-BROKERS = ("rabbitmq",)
+BROKERS = ("rabbitmq", "kafka")
 
 S = TypeVar("S", bound=Server)
 

@@ -1,7 +1,8 @@
 """The servers as pytest fixtures, for the tests of the core and of every plugin.
 
 `rabbitmq` is started once and shared by the whole run: leave it running, and work in a `rabbitmq_vhost`.
-`own_rabbitmq()` starts one more for a test that stops or kills it.
+`own_rabbitmq()` starts one more for a test that stops or kills it. Likewise `kafka`, where tests keep apart by names of
+their own.
 """
 
 import os
@@ -11,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.brokers.find import BROKERS, Broker, S, running
+from tests.brokers.kafka import BROKER as KAFKA
+from tests.brokers.kafka import Kafka
 from tests.brokers.rabbitmq import BROKER as RABBITMQ
 from tests.brokers.rabbitmq import RabbitMQ
 from tests.brokers.server import Unavailable
@@ -80,4 +83,29 @@ def own_rabbitmq() -> Iterator[Callable[[], RabbitMQ]]:
 def breakable_rabbitmq() -> Iterator[RabbitMQ]:
     """A RabbitMQ server that the tests of one class use, and may stop and kill as long as they start it again."""
     for start in _own(RABBITMQ):
+        yield start()
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    """The Kafka server of this run, shared by all tests."""
+    yield from _shared(KAFKA)
+
+
+@pytest.fixture(scope="session")
+def kafka_url(kafka: Kafka) -> str:
+    """The URL of the shared Kafka server."""
+    return kafka.url
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[Callable[[], Kafka]]:
+    """Start a Kafka server that only this test uses; it may be killed and is gone afterwards."""
+    yield from _own(KAFKA)
+
+
+@pytest.fixture(scope="class")
+def breakable_kafka() -> Iterator[Kafka]:
+    """A Kafka server that the tests of one class use, and may stop and kill as long as they start it again."""
+    for start in _own(KAFKA):
         yield start()
