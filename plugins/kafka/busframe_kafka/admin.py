@@ -1,0 +1,266 @@
+"""The administration client as coroutines. It has a thread of its own, and answers by futures of that thread."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from busframe_kafka.client import (
+    LATEST,
+    UNKNOWN_TOPIC,
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    NewTopic,
+    OffsetSpec,
+    ResourceType,
+    TopicCollection,
+    TopicPartition,
+    error_of,
+    translate,
+)
+from busframe_kafka.topology import TopicSpec
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+T = TypeVar("T")
+
+Partition = tuple[str, int]
+"""(topic, number)."""
+
+_NO_OFFSET = -1
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTopic:
+    """A topic as it is.
+
+    Attributes:
+        partitions: how many.
+        replication_factor: the least of its partitions.
+    """
+
+    partitions: int
+    replication_factor: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundConfig:
+    """One setting as it is; ``stated``: somebody has said it, it is not the server's default."""
+
+    value: str | None
+    stated: bool
+
+
+class Admin:
+    """Asks and tells a cluster.
+
+    Every method raises ``AccessDenied``, ``ConnectionFailed`` or another ``TransportError``. If cancelled, what was
+    asked may still be done.
+
+    Args:
+        make: makes the client's own; called once.
+        timeout_s: for one request.
+    """
+
+    def __init__(self, make: Callable[[], AdminClient], timeout_s: float) -> None:
+        self._make = make
+        self._timeout_s = timeout_s
+        self._client: AdminClient | None = None
+
+    @property
+    def client(self) -> AdminClient:
+        """The client's own. It must outlive what it is asked."""
+        if self._client is None:
+            self._client = self._make()
+        return self._client
+
+    async def close(self) -> None:
+        """Let the client go. Idempotent; ends its threads, which takes a moment, in another one."""
+        client, self._client = self._client, None
+        if client is not None:
+            held = [client]
+            del client
+            await asyncio.to_thread(held.clear)
+
+    async def cluster(self) -> str:
+        """Ask for the cluster's id: it answers."""
+        described = await self._one(self.client.describe_cluster(request_timeout=self._timeout_s), "the cluster")
+        return str(described.cluster_id)
+
+    async def topics(self, names: Iterable[str]) -> dict[str, FoundTopic]:
+        """The topics of these that exist."""
+        wanted = list(dict.fromkeys(names))
+        if not wanted:
+            return {}
+        asked = self.client.describe_topics(TopicCollection(wanted), request_timeout=self._timeout_s)
+        found: dict[str, FoundTopic] = {}
+        for name, answer in (await _all(asked)).items():
+            if isinstance(answer, BaseException):
+                error = error_of(answer)
+                if error is None or error.code() not in UNKNOWN_TOPIC:
+                    raise translate(answer, f"topic {name!r}")
+            else:
+                copies = min((len(partition.replicas) for partition in answer.partitions), default=0)
+                found[name] = FoundTopic(len(answer.partitions), copies)
+        return found
+
+    async def create(self, specs: Sequence[TopicSpec]) -> set[str]:
+        """Create topics. Returns the names of those that were not there before."""
+        if not specs:
+            return set()
+        new = [
+            NewTopic(spec.name, spec.partitions, spec.replication_factor or -1, config=dict(spec.config))
+            for spec in specs
+        ]
+        made: set[str] = set()
+        for name, answer in (await _all(self.client.create_topics(new, request_timeout=self._timeout_s))).items():
+            if not isinstance(answer, BaseException):
+                made.add(name)
+                continue
+            error = error_of(answer)
+            if error is None or error.code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise translate(answer, f"topic {name!r} cannot be created")
+        return made
+
+    async def configs(
+        self, names: Iterable[str], kind: ResourceType = ResourceType.TOPIC
+    ) -> dict[str, dict[str, FoundConfig]]:
+        """The settings of topics (or brokers) that exist."""
+        resources = [ConfigResource(kind, name) for name in dict.fromkeys(names)]
+        if not resources:
+            return {}
+        asked = self.client.describe_configs(resources, request_timeout=self._timeout_s)
+        found: dict[str, dict[str, FoundConfig]] = {}
+        for resource, answer in (await _all(asked)).items():
+            if isinstance(answer, BaseException):
+                raise translate(answer, f"the settings of {resource.name!r}")
+            found[resource.name] = {
+                name: FoundConfig(entry.value, not entry.is_default) for name, entry in answer.items()
+            }
+        return found
+
+    async def alter(self, topic: str, config: Mapping[str, str]) -> None:
+        """Set some settings of a topic, and leave the others."""
+        entries = [
+            ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in config.items()
+        ]
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
+        asked = self.client.incremental_alter_configs([resource], request_timeout=self._timeout_s)
+        for answer in (await _all(asked)).values():
+            if isinstance(answer, BaseException):
+                raise translate(answer, f"the settings of {topic!r} cannot be changed")
+
+    async def partitions_of(self, topic: str) -> list[Partition]:
+        """The partitions of a topic; none where it does not exist."""
+        found = (await self.topics([topic])).get(topic)
+        return [(topic, number) for number in range(found.partitions)] if found is not None else []
+
+    async def offsets(self, partitions: Iterable[Partition], spec: OffsetSpec) -> dict[Partition, int]:
+        """Of each partition the offset that *spec* means; of a time later than all records, the end."""
+        asked = {TopicPartition(topic, number): spec for topic, number in partitions}
+        if not asked:
+            return {}
+        found: dict[Partition, int] = {}
+        later: list[Partition] = []
+        for place, answer in (await _all(self.client.list_offsets(asked, request_timeout=self._timeout_s))).items():
+            if isinstance(answer, BaseException):
+                raise translate(answer, f"the offsets of {place.topic!r}")
+            if answer.offset == _NO_OFFSET:
+                later.append((place.topic, place.partition))
+            else:
+                found[place.topic, place.partition] = answer.offset
+        return found | (await self.offsets(later, LATEST) if later else {})
+
+    async def committed(self, group: str) -> dict[Partition, int]:
+        """What a group has committed, of all its partitions."""
+        asked = self.client.list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(group)], request_timeout=self._timeout_s
+        )
+        (answer,) = (await _all(asked)).values()
+        if isinstance(answer, BaseException):
+            raise translate(answer, f"the offsets of group {group!r}")
+        return {(place.topic, place.partition): place.offset for place in answer.topic_partitions if place.offset >= 0}
+
+    async def commit(self, group: str, offsets: Mapping[Partition, int]) -> bool:
+        """Commit offsets of a group that nobody is in. Returns False where somebody is."""
+        places = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
+        if not places:
+            return True
+        asked = self.client.alter_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(group, places)], request_timeout=self._timeout_s
+        )
+        (answer,) = (await _all(asked)).values()
+        failed = answer if isinstance(answer, BaseException) else None
+        errors = [place.error for place in answer.topic_partitions if place.error is not None] if failed is None else []
+        error = error_of(failed) if failed is not None else next(iter(errors), None)
+        if error is not None and error.code() in _OCCUPIED:
+            return False
+        if error is not None or failed is not None:
+            raise translate(failed if failed is not None else error, f"the offsets of group {group!r}")
+        return True
+
+    async def members(self, group: str) -> int:
+        """How many consumers a group has."""
+        asked = self.client.describe_consumer_groups([group], request_timeout=self._timeout_s)
+        (answer,) = (await _all(asked)).values()
+        if isinstance(answer, BaseException):
+            error = error_of(answer)
+            if error is not None and error.code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return 0
+            raise translate(answer, f"group {group!r}")
+        return len(answer.members)
+
+    async def delete_records(self, before: Mapping[Partition, int]) -> None:
+        """Delete what is stored below offsets. What is gone already is no failure."""
+        places = [TopicPartition(topic, number, offset) for (topic, number), offset in before.items()]
+        if not places:
+            return
+        asked = self.client.delete_records(places, request_timeout=self._timeout_s)
+        for place, answer in (await _all(asked)).items():
+            if isinstance(answer, BaseException):
+                error = error_of(answer)
+                if error is None or error.code() != KafkaError.OFFSET_OUT_OF_RANGE:
+                    raise translate(answer, f"records of {place.topic!r} cannot be deleted")
+
+    async def _one(self, future: "Future[Any]", what: str) -> Any:
+        try:
+            return await asyncio.wrap_future(future)
+        except Exception as failed:
+            raise translate(failed, what) from failed
+
+
+_OCCUPIED = frozenset(
+    {
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.NON_EMPTY_GROUP,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.STALE_MEMBER_EPOCH,
+    }
+)
+
+
+async def _all(asked: "Mapping[T, Future[Any]]") -> dict[T, Any]:
+    """The answer to each, or why there is none."""
+    answers = await asyncio.gather(*map(asyncio.wrap_future, asked.values()), return_exceptions=True)
+    return dict(zip(asked, answers, strict=True))
+
+
+async def first_answer(admin: Admin, unreachable: asyncio.Event) -> str | None:
+    """Ask for the cluster's id, and wait no longer when the client says meanwhile that it cannot be reached.
+
+    Returns:
+        The id; None: *unreachable* was set first.
+    """
+    asking, giving_up = asyncio.ensure_future(admin.cluster()), asyncio.ensure_future(unreachable.wait())
+    try:
+        await asyncio.wait([asking, giving_up], return_when=asyncio.FIRST_COMPLETED)
+        return asking.result() if asking.done() else None
+    finally:
+        asking.cancel()
+        giving_up.cancel()
