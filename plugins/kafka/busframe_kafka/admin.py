@@ -40,10 +40,12 @@ class FoundTopic:
     """A topic as it is.
 
     Attributes:
+        topic_id: names this incarnation: a topic that is deleted and made again has another.
         partitions: how many.
         replication_factor: the least of its partitions.
     """
 
+    topic_id: str
     partitions: int
     replication_factor: int
 
@@ -106,7 +108,7 @@ class Admin:
                     raise translate(answer, f"topic {name!r}")
             else:
                 copies = min((len(partition.replicas) for partition in answer.partitions), default=0)
-                found[name] = FoundTopic(len(answer.partitions), copies)
+                found[name] = FoundTopic(str(answer.topic_id), len(answer.partitions), copies)
         return found
 
     async def create(self, specs: Sequence[TopicSpec]) -> set[str]:

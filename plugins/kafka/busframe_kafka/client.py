@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     ConsumerGroupTopicPartitions,
     KafkaError,
@@ -57,6 +58,7 @@ log.propagate = log.level != logging.NOTSET
 Config = dict[str, Any]
 
 EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+BEGINNING: int = OFFSET_BEGINNING
 LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 
 
@@ -233,6 +235,20 @@ def consumer_config(
             "heartbeat.interval.ms": min(3000, timeout_ms // 3),
         }
     return {**config, **_only(settings.client, _PRODUCER_ONLY)}
+
+
+def registry_config(settings: Settings, client_id: str) -> Config:
+    """Of a consumer that reads the registry to its end, and belongs to no group's members."""
+    config = consumer_config(settings, client_id, "bf--registry")
+    for name in ("group.instance.id", "partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms"):
+        config.pop(name, None)
+    return {
+        **config,
+        "group.protocol": "classic",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "fetch.wait.max.ms": 10,
+    }
 
 
 def admin_config(settings: Settings, client_id: str, on_error: Callable[[KafkaError], None]) -> Config:

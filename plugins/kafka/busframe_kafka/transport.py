@@ -16,23 +16,28 @@ from busframe.logic.size import FRAMEWORK_RESERVE_BYTES
 from busframe.model.capabilities import Capabilities
 from busframe.model.delivery import Outgoing
 from busframe.model.destination import DeadLetters, Queue, SourceAddress, Topic
-from busframe.model.entity import Change, Entity, Stored
+from busframe.model.entity import Change, Entity, Finding, Stats, Stored
 from busframe.spi.transport import Host, Receiver, Transport
 from busframe_kafka.admin import Admin, first_answer
 from busframe_kafka.client import (
     DENIED,
     AdminClient,
+    Consumer,
     KafkaError,
     Producer,
     admin_config,
     producer_config,
+    registry_config,
     translate,
 )
 from busframe_kafka.ladder import LONGEST_S
+from busframe_kafka.letters import Letters
 from busframe_kafka.producer import PipelinedProducer
 from busframe_kafka.provisioning import Provisioning
 from busframe_kafka.publisher import Publisher
+from busframe_kafka.registry import Registry
 from busframe_kafka.settings import Settings
+from busframe_kafka.stats import Statistics
 from busframe_kafka.topology import Names
 
 if TYPE_CHECKING:
@@ -62,6 +67,7 @@ class Kafka(Transport):
         names: of topics and groups.
         producer: stores records.
         admin: asks and tells the cluster.
+        registry: what has been declared, stored filters among it.
     """
 
     def __init__(self, settings: Settings, host: Host) -> None:
@@ -84,12 +90,16 @@ class Kafka(Transport):
             hold_max_s=24 * 3600.0,
             max_message_bytes=settings.max_message_bytes - FRAMEWORK_RESERVE_BYTES,
             start=True,
+            stats=True,
         )
         self.client_id = f"{host.application}/{host.instance}"
         self.names = Names(host.name(Queue("q")).removesuffix("q"))
         self.admin = Admin(self._make_admin, REQUEST_TIMEOUT_S)
         self.producer = PipelinedProducer(self._make_producer, settings.publish_window, settings.publish_window_bytes)
-        self.provisioning = Provisioning(self.admin, self.names, settings)
+        self.registry = Registry(self.names.registry, self.admin, self.producer, self._make_registry_consumer)
+        self.provisioning = Provisioning(self.admin, self.registry, self.names, settings)
+        self.letters = Letters(self.admin, self.producer, self.names, self._make_registry_consumer)
+        self._statistics = Statistics(self.admin, self.registry, self.letters, self.names)
         self._publisher = Publisher(
             self.producer, self.admin, self.names, settings, host, self.provisioning.make_ladder
         )
@@ -171,17 +181,34 @@ class Kafka(Transport):
         """A receiver was closed."""
         self._receivers.discard(receiver)
 
+    async def stats(self, source: SourceAddress) -> Stats:
+        """What the group has not finished, rather too much than too little, and its members.
+
+        Raises:
+            DestinationNotFound: the source does not exist.
+        """
+        self._check_open()
+        return await self._statistics.of(source)
+
     async def browse(self, source: SourceAddress, *, after: str = "", limit: int = 100) -> Sequence[Stored]:
         """See ``Transport.browse``; of dead letters only."""
-        raise NotImplementedError
+        self._check_open()
+        return await self.letters.browse(self._dead_only(source, "looked at"), after, limit)
 
     async def remove(self, source: SourceAddress, positions: Sequence[str]) -> int:
         """See ``Transport.remove``; of dead letters only."""
-        raise NotImplementedError
+        self._check_open()
+        return await self.letters.remove(self._dead_only(source, "removed singly"), positions)
 
     async def purge(self, source: SourceAddress) -> int:
         """See ``Transport.purge``; of dead letters only."""
-        raise NotImplementedError
+        self._check_open()
+        return await self.letters.purge(self._dead_only(source, "purged"))
+
+    async def diagnose(self) -> Sequence[Finding]:
+        """See ``Transport.diagnose``."""
+        self._check_open()
+        return await self._statistics.diagnose()
 
     # ------------------------------------------------------------------------------------------ inside
 
@@ -194,6 +221,9 @@ class Kafka(Transport):
 
     def _make_producer(self) -> Producer:
         return _made(lambda: Producer(producer_config(self.settings, self.client_id, self.on_client_error)))
+
+    def _make_registry_consumer(self) -> Consumer:
+        return _made(lambda: Consumer(registry_config(self.settings, self.client_id)))
 
     def on_client_error(self, error: KafkaError) -> None:
         """What a client says of its connections, on any thread; for the ``error_cb`` of every client."""
