@@ -13,7 +13,7 @@ from tests.brokers.debian import install_packages
 from tests.brokers.find import Broker, GivenRunner
 from tests.brokers.ports import free_ports
 from tests.brokers.process import ProcessRunner, checked_output
-from tests.brokers.server import Server, Unavailable
+from tests.brokers.server import Runner, Server, Unavailable
 
 VERSION = "4.3.1"
 
@@ -34,7 +34,10 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxied}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 num.partitions=1
@@ -59,7 +62,19 @@ _API_VERSIONS = struct.pack(">ihhih", 10, 18, 0, 1, -1)
 
 
 class Kafka(Server):
-    """A Kafka server; tests keep apart by prefixes of their own, for Kafka has nothing like virtual hosts."""
+    """A Kafka server; tests keep apart by prefixes of their own, for Kafka has nothing like virtual hosts.
+
+    Args:
+        url: where it is.
+        runner: who runs it.
+        proxy: (the port of one more listener, the port that this listener tells clients to connect to). Kafka tells
+            its clients where it is, so who wants to stand between them needs a listener that tells of him; None: there
+            is none.
+    """
+
+    def __init__(self, url: str, runner: Runner, proxy: tuple[int, int] | None = None) -> None:
+        super().__init__(url, runner)
+        self.proxy = proxy
 
     @property
     def bootstrap(self) -> str:
@@ -82,19 +97,23 @@ def _given(url: str) -> Kafka:
 
 
 def _compose(port: int | None) -> Kafka:
-    port = port or free_ports(1)[0]
-    return Kafka(f"kafka://127.0.0.1:{port}", ComposeRunner("kafka", {"KAFKA_PORT": str(port)}))
+    own, behind, proxied = free_ports(3)
+    port = port or own
+    ports = {"KAFKA_PORT": port, "KAFKA_BEHIND_PORT": behind, "KAFKA_PROXIED_PORT": proxied}
+    runner = ComposeRunner("kafka", {name: str(each) for name, each in ports.items()})
+    return Kafka(f"kafka://127.0.0.1:{port}", runner, (behind, proxied))
 
 
 def _install(folder: Path, port: int | None) -> Kafka:
     home = cached(f"kafka-{VERSION}-maven", _download)
-    own, controller = free_ports(2)
+    own, controller, behind, proxied = free_ports(4)
     port = port or own
     shutil.copytree(home / "data", folder / "data")
     config = folder / "server.properties"
-    config.write_text(_CONFIG.format(port=port, controller=controller, data=folder / "data"))
+    ports = {"port": port, "controller": controller, "behind": behind, "proxied": proxied}
+    config.write_text(_CONFIG.format(**ports, data=folder / "data"))
     command = [*_java(home), "-Xmx768m", "kafka.Kafka", str(config)]
-    return Kafka(f"kafka://127.0.0.1:{port}", ProcessRunner(command, folder))
+    return Kafka(f"kafka://127.0.0.1:{port}", ProcessRunner(command, folder), (behind, proxied))
 
 
 def _download(root: Path) -> None:
@@ -106,7 +125,7 @@ def _download(root: Path) -> None:
     get = "dependency:copy-dependencies"
     libs = f"-DoutputDirectory={root / 'libs'}"
     config = root / "format.properties"
-    config.write_text(_CONFIG.format(port=9092, controller=9093, data=root / "data"))
+    config.write_text(_CONFIG.format(port=9092, controller=9093, behind=9094, proxied=9095, data=root / "data"))
     try:
         checked_output(["mvn", "-q", "-B", get, "-DincludeScope=runtime", libs], cwd=root)
         tool = [*_java(root), "kafka.tools.StorageTool"]
