@@ -1,0 +1,199 @@
+"""The harness of this plugin for the conformance kit.
+
+What is native goes through clients of its own in a thread: other ones than the transport's in all but the library, with
+none of its code.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from busframe.conformance import BrokerState, Harness, NotRunnable
+from busframe.conformance.proxy import Proxy
+from busframe.logic.wire import split_headers, text_of
+from busframe.model.destination import Address, Subscription
+from busframe.spi.transport import Host, Transport
+from busframe_kafka.plugin import plugin
+
+T = TypeVar("T")
+
+TIMEOUT_S = 20.0
+
+
+class KafkaHarness(Harness):
+    """A Kafka cluster that answers at a URL.
+
+    Args:
+        url: of the servers.
+        session_timeout_s: after how long a killed worker's partitions go to others; the servers' default allows 6 s.
+        proxy: (the port of a listener on 127.0.0.1, the port that this listener advertises). Clients are told by the
+            servers where to connect, so a proxy that cuts and freezes their connections needs a listener of its own;
+            None: the checks of those faults are not runnable.
+    """
+
+    tls_scheme = "kafka+ssl"
+    late_acks = False
+
+    def __init__(self, url: str, session_timeout_s: float = 6.0, proxy: tuple[int, int] | None = None) -> None:
+        self.url = self._url = url
+        self.name = "kafka"
+        self.lock_s = session_timeout_s
+        self._ports = proxy
+        self._proxy: Proxy | None = None
+
+    async def start(self) -> None:
+        """Put a proxy before the server."""
+        if self._ports is not None:
+            behind, listen = self._ports
+            self._proxy = Proxy("127.0.0.1", behind, listen=listen)
+            await self._proxy.start()
+
+    async def stop(self) -> None:
+        """End the proxy."""
+        proxy, self._proxy = self._proxy, None
+        if proxy is not None:
+            await proxy.stop()
+
+    def transport(self, host: Host) -> Transport:
+        """A client with this plugin's default settings, but for how soon a silent worker is given up."""
+        url = self._url if self._ports is None else f"kafka://127.0.0.1:{self._ports[1]}"
+        return plugin.create(plugin.settings(url=url, session_timeout_s=self.lock_s), host)
+
+    async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
+        """With confirmation; Kafka's headers are bytes, so what is neither text nor bytes is left out."""
+        sent = [(key, value) for key, value in headers.items() if value is None or isinstance(value, str | bytes)]
+
+        def publish() -> None:
+            errors: list[object] = []
+            producer = Producer(self._config())
+            producer.produce(name, body, headers=sent, on_delivery=lambda error, _: errors.append(error))
+            producer.flush(TIMEOUT_S)
+            if errors != [None]:
+                raise AssertionError(f"the server did not take a native message: {errors}")
+
+        await asyncio.to_thread(publish)
+
+    async def native_read(self, source: Address, name: str) -> tuple[bytes, Mapping[str, str]]:
+        """As a member of the source's group that commits at once."""
+        topic = _topic(source, name)
+
+        def read(consumer: Any) -> tuple[bytes, dict[str, str]]:
+            parts = consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions
+            places = consumer.committed([TopicPartition(topic, number) for number in parts], timeout=TIMEOUT_S)
+            for place in places:
+                place.offset = place.offset if place.offset >= 0 else OFFSET_BEGINNING
+            consumer.assign(places)
+            for message in consumer.consume(1, TIMEOUT_S):
+                assert message.error() is None, message.error()
+                consumer.commit(message=message, asynchronous=False)
+                _, _, own = split_headers((key, text_of(value)) for key, value in message.headers() or ())
+                return message.value() or b"", own
+            raise AssertionError(f"the broker has no message in {name!r}")
+
+        return await asyncio.to_thread(self._consume, name, read)
+
+    async def native_exists(self, to: Address, name: str) -> bool:
+        """Whether the servers have a topic of this name, or a subscription's group has offsets."""
+        if isinstance(to, Subscription):
+            return bool(await asyncio.to_thread(self._committed, name))
+        return name in await self._ask(lambda admin: set(admin.list_topics(timeout=TIMEOUT_S).topics))
+
+    async def broker_state(self, source: Address, name: str) -> BrokerState:
+        """The members of the group, and what is above its offsets."""
+        topic = _topic(source, name)
+
+        def members(admin: Any) -> int:
+            return len(admin.describe_consumer_groups([name])[name].result(TIMEOUT_S).members)
+
+        def lag(consumer: Any) -> int:
+            parts = consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions
+            behind = 0
+            for place in consumer.committed([TopicPartition(topic, number) for number in parts], timeout=TIMEOUT_S):
+                low, high = consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)
+                behind += high - max(low, place.offset)
+            return behind
+
+        return BrokerState(await self._ask(members), await asyncio.to_thread(self._consume, name, lag))
+
+    async def delete(self, source: Address, name: str) -> None:
+        """The topic, under its consumers."""
+        topic = _topic(source, name)
+        await self._ask(lambda admin: admin.delete_topics([topic])[topic].result(TIMEOUT_S))
+
+    async def expire(self, source: Address, name: str) -> None:
+        """Delete all records, as retention would."""
+        topic = _topic(source, name)
+
+        def ends(consumer: Any) -> list[TopicPartition]:
+            parts = consumer.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions
+            places = [TopicPartition(topic, number) for number in parts]
+            for place in places:
+                place.offset = consumer.get_watermark_offsets(place, timeout=TIMEOUT_S)[1]
+            return places
+
+        places = await asyncio.to_thread(self._consume, f"{name}-expire", ends)
+        await self._ask(lambda admin: [done.result(TIMEOUT_S) for done in admin.delete_records(places).values()])
+
+    async def disconnect(self) -> None:
+        """Reset all connections."""
+        await self._need_proxy().cut()
+
+    async def freeze(self, seconds: float) -> None:
+        """Hold back what clients and server send."""
+        await self._need_proxy().freeze(seconds)
+
+    # ------------------------------------------------------------------------------------------ inside
+
+    def _need_proxy(self) -> Proxy:
+        if self._proxy is None:
+            raise NotRunnable("connections to Kafka cannot be led through a proxy without a listener for it")
+        return self._proxy
+
+    def _config(self, **more: object) -> dict[str, Any]:
+        settings = plugin.settings(url=self._url)
+        server = settings.server
+        config: dict[str, Any] = {"bootstrap.servers": ",".join(server.hosts), "log_level": 0}
+        if server.tls:
+            config["security.protocol"] = "ssl"
+        if server.user is not None:
+            config |= {
+                "security.protocol": "sasl_ssl" if server.tls else "sasl_plaintext",
+                "sasl.mechanism": "PLAIN",
+                "sasl.username": server.user,
+                "sasl.password": server.password,
+            }
+        return {**config, **more}
+
+    def _consume(self, group: str, work: Callable[[Any], T]) -> T:
+        consumer = Consumer(
+            self._config(**{"group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest"})
+        )
+        try:
+            return work(consumer)
+        finally:
+            consumer.close()
+
+    def _committed(self, group: str) -> list[TopicPartition]:
+        admin = AdminClient(self._config())
+        asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])
+        found: list[TopicPartition] = asked[group].result(TIMEOUT_S).topic_partitions
+        return found
+
+    async def _ask(self, question: Callable[[Any], T]) -> T:
+        def ask() -> T:
+            admin = AdminClient(self._config())
+            return question(admin)
+
+        return await asyncio.to_thread(ask)
+
+
+def _topic(source: Address, name: str) -> str:
+    return name.removesuffix(f"--{source.name}") if isinstance(source, Subscription) else name
+
+
+def harness(url: str) -> KafkaHarness:
+    """The harness for a URL that a user points at."""
+    return KafkaHarness(url)
