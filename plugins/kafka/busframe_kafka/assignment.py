@@ -102,8 +102,8 @@ class Partition:
     """
 
     __slots__ = (
-        "_guard", "_handed", "_last", "_mark", "_offsets", "_raised", "committed", "generation", "in_flight", "leaving", "number", "owned",
-        "paused", "pen", "reached", "topic",
+        "_guard", "_handed", "_last", "_mark", "_offsets", "_raised", "committed", "generation", "in_flight", "leaving",
+        "number", "owned", "paused", "pen", "reached", "topic",
     )  # fmt: skip
 
     def __init__(self, topic: str, number: int, generation: int = 0) -> None:

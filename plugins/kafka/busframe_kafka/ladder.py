@@ -24,6 +24,8 @@ LONGEST_S = 366 * 86400.0
 """The longest delay; a record of a year is moved on 730 times."""
 
 WAIT = "bf--wait"
+RETRY = "--retry"
+"""How the names of topics end whose readers keep a heap of the last seconds themselves."""
 
 
 def rung_of(remaining_s: float) -> str:

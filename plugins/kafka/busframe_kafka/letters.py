@@ -58,11 +58,11 @@ class Letters:
         """See ``Transport.remove``."""
         wanted = {position.partition("/")[2].partition("/")[2].encode() for position in positions}
         present = await self._present(source) if wanted else {}
-        return await self._bury(source, [key for key in present if key in wanted])
+        return await self.bury(source, [key for key in present if key in wanted])
 
     async def purge(self, source: DeadLetters) -> int:
         """See ``Transport.purge``."""
-        return await self._bury(source, list(await self._present(source)))
+        return await self.bury(source, list(await self._present(source)))
 
     async def keys(self, source: DeadLetters) -> set[bytes]:
         """The record keys of the letters that are there: what a consumer of letters may hand out."""
@@ -85,7 +85,12 @@ class Letters:
                 present[key] = (f"{message.partition()}/{message.offset()}/{shown}", message)
         return present
 
-    async def _bury(self, source: DeadLetters, keys: Sequence[bytes]) -> int:
+    async def bury(self, source: DeadLetters, keys: Sequence[bytes]) -> int:
+        """Remove letters by the keys of their records. Returns how many keys that were.
+
+        Raises:
+            TransportError: not all could be removed.
+        """
         topic = self._names.topic(source)
         records = [Record(topic, key, None, []) for key in keys]
         for outcome in await self._producer.write(records, WRITE_TIMEOUT_S):

@@ -23,7 +23,7 @@ from busframe.model.delivery import Outgoing
 from busframe.model.destination import DeadLetters, Queue, Subscription
 from busframe.spi.transport import Host
 from busframe_kafka.admin import Admin
-from busframe_kafka.ladder import LONGEST_S, rung_of, wait_topic
+from busframe_kafka.ladder import LAST, LONGEST_S, RETRY, rung_of, wait_topic
 from busframe_kafka.mapping import encode, waiting, wire_bytes
 from busframe_kafka.producer import Batch, PipelinedProducer, Record
 from busframe_kafka.settings import Settings
@@ -117,8 +117,10 @@ class Publisher:
             if outgoing.delay_s > LONGEST_S:
                 raise Unsupported(f"a delay of {outgoing.delay_s} s: on Kafka the longest is {LONGEST_S:.0f} s")
             headers = waiting(headers, topic, self._host.clock() + outgoing.delay_s)
-            wait = wait_topic(self._names.prefix, rung_of(outgoing.delay_s))
-            topic, needs = wait, (topic, wait)
+            rung = rung_of(outgoing.delay_s)
+            if rung != LAST or not topic.endswith(RETRY):  # who reads a retry topic holds the last seconds itself
+                wait = wait_topic(self._names.prefix, rung)
+                topic, needs = wait, (topic, wait)
         size = wire_bytes(headers, key, message.body)
         self._check_size(message.id, size, message_bytes(message), is_copy=is_copy)
         record = Record(topic, key, message.body, headers, size=size, address=str(to), message_id=message.id)

@@ -30,11 +30,14 @@ from busframe_kafka.client import (
     registry_config,
     translate,
 )
+from busframe_kafka.early import EarlyReceiver, LettersReceiver
+from busframe_kafka.forwarder import Forwarder
 from busframe_kafka.ladder import LONGEST_S
 from busframe_kafka.letters import Letters
 from busframe_kafka.producer import PipelinedProducer
 from busframe_kafka.provisioning import Provisioning
 from busframe_kafka.publisher import Publisher
+from busframe_kafka.receiver import KafkaReceiver
 from busframe_kafka.registry import Registry
 from busframe_kafka.settings import Settings
 from busframe_kafka.stats import Statistics
@@ -103,6 +106,7 @@ class Kafka(Transport):
         self._publisher = Publisher(
             self.producer, self.admin, self.names, settings, host, self.provisioning.make_ladder
         )
+        self._forwarder = Forwarder(self)
         self._receivers: set[Receiver] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unreachable = asyncio.Event()
@@ -145,6 +149,7 @@ class Kafka(Transport):
         """See ``Transport.close``."""
         await asyncio.gather(*(receiver.close() for receiver in list(self._receivers)), return_exceptions=True)
         self._closed = True  # not before: what receivers settle is published
+        await self._forwarder.close()
         await self._publisher.close()
         await self.producer.close()
         watch, self._watch = self._watch, None
@@ -170,12 +175,20 @@ class Kafka(Transport):
 
     def receiver(self, entity: Entity, *, prefetch: int, ack: Literal["after", "before"] = "after") -> Receiver:
         """See ``Transport.receiver``."""
-        from busframe_kafka.receiver import KafkaReceiver
-
         self._check_open()
-        receiver: Receiver = KafkaReceiver(self, entity, prefetch, ack)
+        kind = KafkaReceiver
+        if isinstance(entity.address, DeadLetters):
+            kind = LettersReceiver
+        elif ack == "before":
+            kind = EarlyReceiver
+        receiver = kind(self, entity)
         self._receivers.add(receiver)
         return receiver
+
+    def forward(self) -> None:
+        """A worker moves the delayed messages of its prefix on."""
+        if not self._closed:
+            self._forwarder.start()
 
     def forget(self, receiver: Receiver) -> None:
         """A receiver was closed."""
