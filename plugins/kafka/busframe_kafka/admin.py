@@ -32,6 +32,9 @@ T = TypeVar("T")
 Partition = tuple[str, int]
 """(topic, number)."""
 
+LEADER_S = 10.0
+LOOK_AGAIN_S = 0.02
+
 _NO_OFFSET = -1
 
 
@@ -163,20 +166,30 @@ class Admin:
         return [(topic, number) for number in range(found.partitions)] if found is not None else []
 
     async def offsets(self, partitions: Iterable[Partition], spec: OffsetSpec) -> dict[Partition, int]:
-        """Of each partition the offset that *spec* means; of a time later than all records, the end."""
+        """Of each partition the offset that *spec* means; of a time later than all records, the end.
+
+        A partition that is new may have no leader yet: it is asked again for a while.
+        """
         asked = {TopicPartition(topic, number): spec for topic, number in partitions}
-        if not asked:
-            return {}
         found: dict[Partition, int] = {}
-        later: list[Partition] = []
-        for place, answer in (await _all(self.client.list_offsets(asked, request_timeout=self._timeout_s))).items():
-            if isinstance(answer, BaseException):
-                raise translate(answer, f"the offsets of {place.topic!r}")
-            if answer.offset == _NO_OFFSET:
-                later.append((place.topic, place.partition))
-            else:
-                found[place.topic, place.partition] = answer.offset
-        return found | (await self.offsets(later, LATEST) if later else {})
+        deadline = asyncio.get_running_loop().time() + LEADER_S
+        while asked:
+            answers = await _all(self.client.list_offsets(asked, request_timeout=self._timeout_s))
+            asked = {}
+            for place, answer in answers.items():
+                if isinstance(answer, BaseException):
+                    error = error_of(answer)
+                    late = asyncio.get_running_loop().time() > deadline
+                    if error is None or error.code() not in _NO_LEADER or late:
+                        raise translate(answer, f"the offsets of {place.topic!r}")
+                    asked[place] = spec
+                elif answer.offset == _NO_OFFSET:
+                    asked[place] = LATEST
+                else:
+                    found[place.topic, place.partition] = answer.offset
+            if asked:
+                await asyncio.sleep(LOOK_AGAIN_S)
+        return found
 
     async def committed(self, group: str) -> dict[Partition, int]:
         """What a group has committed, of all its partitions."""
@@ -236,6 +249,7 @@ class Admin:
             raise translate(failed, what) from failed
 
 
+_NO_LEADER = UNKNOWN_TOPIC | {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 _OCCUPIED = frozenset(
     {
         KafkaError.UNKNOWN_MEMBER_ID,

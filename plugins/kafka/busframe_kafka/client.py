@@ -1,5 +1,8 @@
 """The only file that imports the client library: its configuration, and its errors in busframe's words."""
 
+# pyright: reportPrivateImportUsage=false
+# because confluent-kafka does not mark what its admin package exports.
+
 import logging
 from collections.abc import Callable, Mapping
 from importlib import import_module

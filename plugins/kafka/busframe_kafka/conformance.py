@@ -4,6 +4,9 @@ What is native goes through clients of its own in a thread: other ones than the 
 none of its code.
 """
 
+# pyright: reportCallIssue=false
+# because it does not see the defaults of pydantic's fields.
+
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar

@@ -280,6 +280,13 @@ class PipelinedProducer:
         else:
             self._send(record)
 
+    async def look_again(self, topic: str, timeout_s: float) -> None:
+        """Let the client learn that a topic exists which it takes for missing: it would not ask again for minutes."""
+        client = self.client
+        if client is not None:
+            with suppress(KafkaException):
+                await asyncio.to_thread(client.list_topics, topic, timeout_s)
+
     async def close(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
         """Wait a few seconds for what is under way, then end. Idempotent."""
         self._closed = True

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from busframe.errors import TopologyMismatch, TransportError
+from busframe.errors import TopologyMismatch
 from busframe.model.destination import Address, DeadLetters, Queue, Subscription, Topic
 from busframe.model.entity import Change, Entity
 from busframe_kafka import topology
@@ -202,14 +202,7 @@ class Provisioning:
         spec = EARLIEST if start == "earliest" else LATEST
         if isinstance(start, datetime):
             spec = at_time(start.timestamp())
-        deadline = asyncio.get_running_loop().time() + SEEN_S
-        while True:
-            try:
-                return await self._admin.offsets(places, spec)
-            except TransportError as error:  # a new partition may have no leader yet
-                if not error.transient or asyncio.get_running_loop().time() > deadline:
-                    raise
-                await asyncio.sleep(0.05)
+        return await self._admin.offsets(places, spec)
 
     async def _commit_missing(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
         """Let a group begin where it was declared to. Where it has begun, its own offsets stay."""

@@ -29,6 +29,7 @@ from busframe_kafka.producer import Batch, PipelinedProducer, Record
 from busframe_kafka.settings import Settings
 from busframe_kafka.topology import Names
 
+LOOK_TIMEOUT_S = 5.0
 LOOK_AGAIN_S = 0.25
 """Between two tries to look for a topic while the servers do not answer."""
 
@@ -62,7 +63,8 @@ class Publisher:
         self._most_bytes = settings.max_message_bytes
         self._known: set[str] = set()
         self._looking: dict[str, asyncio.Task[PublishError | None]] = {}
-        producer.on_missing = self._known.discard
+        producer.on_missing = self._missing
+        self._gone: set[str] = set()
 
     async def publish(self, outgoing: Sequence[Outgoing], timeout_s: float) -> Sequence[Exception | None]:
         """See ``Transport.publish``."""
@@ -96,6 +98,10 @@ class Publisher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _missing(self, topic: str) -> None:
+        self._known.discard(topic)
+        self._gone.add(topic)
 
     # ------------------------------------------------------------------------------------------ one message
 
@@ -173,6 +179,9 @@ class Publisher:
                 return _failed(topic, error)
             except BusframeError as error:
                 return _failed(topic, error)
+            if topic in self._gone:
+                await self._producer.look_again(topic, LOOK_TIMEOUT_S)
+                self._gone.discard(topic)
             self._known.add(topic)
             return None
 
