@@ -113,7 +113,9 @@ def decode(
             place, short = _place(name)
             if place < 3:
                 places[place][short] = _text(value)
-    published_at = wire.parse_time(fields.get(wire.PUBLISHED_AT)) or _from_ms(time_ms)
+    published_at = wire.parse_time(fields.get(wire.PUBLISHED_AT))
+    if published_at is None and wire.ID not in fields:  # of a foreign program, which does not say it anywhere else
+        published_at = _from_ms(time_ms)
     return (
         Message(
             body if body is not None else b"",
