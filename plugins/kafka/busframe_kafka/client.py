@@ -196,6 +196,8 @@ def producer_config(settings: Settings, client_id: str, on_error: Callable[[Kafk
         "enable.idempotence": True,
         "partitioner": "murmur2_random",
         "linger.ms": settings.linger_s * 1000,
+        # Messages without a key are spread over all partitions, and so over all workers, one by one.
+        "sticky.partitioning.linger.ms": 0,
         "compression.type": settings.compression,
         "message.max.bytes": settings.max_message_bytes,
         "message.timeout.ms": round(settings.delivery_timeout_s * 1000),

@@ -43,7 +43,7 @@ class KafkaHarness(Harness):
     def __init__(self, url: str, session_timeout_s: float = 6.0, proxy: tuple[int, int] | None = None) -> None:
         self.url = self._url = url
         self.name = "kafka"
-        self.lock_s = session_timeout_s
+        self._session_timeout_s = session_timeout_s
         self._ports = proxy
         self._proxy: Proxy | None = None
 
@@ -63,7 +63,7 @@ class KafkaHarness(Harness):
     def transport(self, host: Host) -> Transport:
         """A client with this plugin's default settings, but for how soon a silent worker is given up."""
         url = self._url if self._ports is None else f"kafka://127.0.0.1:{self._ports[1]}"
-        return plugin.create(plugin.settings(url=url, session_timeout_s=self.lock_s), host)
+        return plugin.create(plugin.settings(url=url, session_timeout_s=self._session_timeout_s), host)
 
     async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
         """With confirmation; Kafka's headers are bytes, so what is neither text nor bytes is left out."""

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from busframe.errors import BusframeError, ClosedError, TransportError
@@ -94,12 +95,14 @@ class Member:
         self._on_client_error = on_client_error
         self._begin = begin or {}
         self._topics = list(topics)
+        self.topic = self._topics[0]
         self._listener = listener
         self._gap = gap
         self._revoke_timeout_s = revoke_timeout_s
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._joined: asyncio.Future[None] = self._loop.create_future()
+        self._share = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=f"busframe kafka {self._topics[0]}", daemon=True)
         self._wake = threading.Event()
         self._closing = False
@@ -124,8 +127,11 @@ class Member:
 
     # ------------------------------------------------------------------------------------------------ of the loop
 
-    async def start(self) -> None:
-        """Join the group. Returns with its first assignment, which may be empty.
+    async def start(self, share_s: float = 0.0) -> None:
+        """Join the group. Returns with its first assignment.
+
+        Args:
+            share_s: that one is empty while others still have to give partitions up: wait so long for the next.
 
         Raises:
             TransportError: the client cannot be made, or may not consume.
@@ -134,6 +140,9 @@ class Member:
         """
         self._thread.start()
         await asyncio.shield(self._joined)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(share_s):
+                await self._share.wait()
 
     def take(self, limit: int) -> list[Record]:
         """Records to handle, at most so many; none: ``Listener.arrived`` tells when there are."""
@@ -411,6 +420,8 @@ class Member:
     def _assigned(self, partitions: int) -> None:
         if not self._joined.done():
             self._joined.set_result(None)
+        if partitions:
+            self._share.set()
         self._listener.assigned(partitions)
 
     def _on_revoke(self, client: Any, revoked: Sequence[TopicPartition]) -> None:

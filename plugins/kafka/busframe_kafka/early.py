@@ -25,7 +25,7 @@ class EarlyReceiver(KafkaReceiver):
         """See ``Receiver.receive``. If cancelled, what was committed meanwhile is returned by the next call."""
         ready = self._ready = getattr(self, "_ready", deque())
         while True:
-            if self._stopped or self._member is None:
+            if self._stopped:
                 raise ClosedError(f"{self._address} is not received any more")
             if ready:
                 return [self._delivery(ready.popleft()) for _ in range(min(limit, len(ready)))]
@@ -33,7 +33,7 @@ class EarlyReceiver(KafkaReceiver):
                 raise self._failed
             if self._committing is None:
                 self._arrived_event.clear()
-                if not (records := self._take(self._member, limit)):
+                if not (records := self._take(limit)):
                     await self._wait()
                     continue
                 self._committing = asyncio.create_task(self._commit(records), name=f"busframe {self._address} commits")
@@ -41,13 +41,13 @@ class EarlyReceiver(KafkaReceiver):
             self._committing = None
 
     async def _commit(self, records: Sequence[Record]) -> None:
-        assert self._member is not None, "they were received"
         for record in records:
-            record.settled = True
-        self._member.finish(records)
+            self._finish(record)
+        owners = list(dict.fromkeys(map(self._owner, records)))
         while True:
             try:
-                await self._member.call(self._member.commit_now)
+                for member in owners:
+                    await member.call(member.commit_now)
             except ClosedError:
                 return
             except BusframeError:
@@ -79,10 +79,8 @@ class LettersReceiver(KafkaReceiver):
                 raise
             gone = [delivery for delivery in deliveries if _raw(delivery).key() not in present]
             gone += [one for one in deliveries if one not in gone and _raw(one).value() is None]
-            if gone and self._member is not None:
-                for delivery in gone:
-                    _record(delivery).settled = True
-                self._member.finish([_record(delivery) for delivery in gone])
+            for delivery in gone:
+                self._finish(_record(delivery))
             if there := [delivery for delivery in deliveries if delivery not in gone]:
                 return there
 

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 JOIN_S = 30.0
 """How long to wait for the group besides the session of a member that may have died in it."""
+SHARE_S = 5.0
+"""How long to wait for partitions of others, who first finish what they hold of them."""
 CLOSE_S = 4.0
 REFRESH_S = 30.0
 
@@ -51,9 +53,10 @@ class KafkaReceiver(Receiver, Listener):
         self._source = address
         self._topic = transport.names.topic(address)
         self._group = transport.names.group(address)
+        # A group of its own: in one group, who joins late might get nothing but partitions of retries.
         self._retry = None if isinstance(address, DeadLetters) else transport.names.retry(address)
         self._topic_id = ""
-        self._member: Member | None = None
+        self._members: list[Member] = []
         self._released: list[Record] = []
         self._waiting: list[tuple[float, Record]] = []
         self._arrived_event = asyncio.Event()
@@ -64,7 +67,7 @@ class KafkaReceiver(Receiver, Listener):
         self._stopped = False
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self._address}: {self._member!r}, {len(self._waiting)} wait for their time>"
+        return f"<{type(self).__name__} {self._address}: {self._members!r}, {len(self._waiting)} wait for their time>"
 
     # ------------------------------------------------------------------------------------------ the driver interface
 
@@ -75,40 +78,44 @@ class KafkaReceiver(Receiver, Listener):
         group need not have given this member a partition yet, but it has taken it in.
         """
         begin = await self._look_up()
-        settings = self._transport.settings
-        self._member = Member(
-            lambda on_error: consumer_config(settings, self._transport.client_id, self._group, on_error),
-            [self._topic] if self._retry is None else [self._topic, self._retry],
-            self,
-            gap=lambda _: settings.ack_gap,
-            revoke_timeout_s=settings.revoke_timeout_s,
-            on_client_error=self._transport.on_client_error,
-            begin=begin,
-        )
+        self._members = [self._make_member(self._group, self._topic, begin)]
+        if self._retry is not None:
+            self._members.append(self._make_member(self._retry, self._retry))
         try:
-            async with asyncio.timeout(JOIN_S + settings.session_timeout_s):
-                await self._member.start()
+            async with asyncio.timeout(JOIN_S + self._transport.settings.session_timeout_s):
+                await asyncio.gather(*(one.start(SHARE_S if one.topic == self._topic else 0) for one in self._members))
         except TimeoutError as error:
             raise ConnectionFailed(f"{self._address}: the group did not take a new member in time") from error
         self._refreshing = asyncio.create_task(self._refresh(), name=f"busframe kafka refreshes {self._address}")
         self._transport.forward()
 
+    def _make_member(self, group: str, topic: str, begin: Mapping[tuple[str, int], int] | None = None) -> Member:
+        transport, settings = self._transport, self._transport.settings
+        return Member(
+            lambda on_error: consumer_config(settings, transport.client_id, group, on_error),
+            [topic],
+            self,
+            gap=lambda _: settings.ack_gap,
+            revoke_timeout_s=settings.revoke_timeout_s,
+            on_client_error=transport.on_client_error,
+            begin=begin,
+        )
+
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """See ``Receiver.receive``."""
         while True:
-            if self._stopped or self._member is None:
+            if self._stopped:
                 raise ClosedError(f"{self._address} is not received any more")
             if self._failed is not None:
                 raise self._failed
             self._arrived_event.clear()
-            if records := self._take(self._member, limit):
+            if records := self._take(limit):
                 return [self._delivery(record) for record in records]
             await self._wait()
 
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """See ``Receiver.settle``."""
         outcomes: list[Exception | None] = [None] * len(settled)
-        finished: list[Record] = []
         copied: list[int] = []
         copies: list[Coroutine[Any, Any, Exception | None]] = []
         for index, (delivery, settlement) in enumerate(settled):
@@ -118,15 +125,12 @@ class KafkaReceiver(Receiver, Listener):
                 continue
             match settlement:
                 case Ack():
-                    record.settled = True
-                    finished.append(record)
+                    self._finish(record)
                 case Release():
                     self._release(record)
                 case Nack() | DeadLetter():
                     copied.append(index)
                     copies.append(self._copy(delivery, settlement))
-        if finished and self._member is not None:
-            self._member.finish(finished)
         if copies:
             for index, outcome in zip(copied, await asyncio.gather(*copies), strict=True):
                 outcomes[index] = outcome
@@ -140,8 +144,8 @@ class KafkaReceiver(Receiver, Listener):
         """
         self._stopped = True
         self._arrived_event.set()
-        if self._member is not None:
-            self._member.stop()
+        for member in self._members:
+            member.stop()
 
     async def close(self) -> None:
         """See ``Receiver.close``."""
@@ -151,7 +155,7 @@ class KafkaReceiver(Receiver, Listener):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if self._member is not None and not await self._member.close(CLOSE_S):
+        if not all(await asyncio.gather(*(member.close(CLOSE_S) for member in self._members))):
             log.warning("%s: the group was not left in time; its partitions follow", self._address)
         self._released.clear()
         self._waiting.clear()
@@ -159,20 +163,28 @@ class KafkaReceiver(Receiver, Listener):
 
     # ------------------------------------------------------------------------------------------ records
 
-    def _take(self, member: Member, limit: int) -> list[Record]:
+    def _owner(self, record: Record) -> Member:
+        return self._members[record.partition.topic == self._retry]
+
+    def _finish(self, record: Record) -> None:
+        record.settled = True
+        self._owner(record).finish((record,))
+
+    def _take(self, limit: int) -> list[Record]:
         """What may be delivered now: first what was released, then what was due, then what is new."""
         taken: list[Record] = []
         while self._released and len(taken) < limit:
             record = heappop(self._released)
-            if member.again(record):
+            if self._owner(record).again(record):
                 taken.append(record)
         now = self._host.clock()
         while self._waiting and len(taken) < limit and self._waiting[0][0] <= now:
             record = heappop(self._waiting)[1]
-            if member.again(record):
+            if self._owner(record).again(record):
                 taken.append(record)
-        while len(taken) < limit and (fresh := member.take(limit - len(taken))):
-            taken += [record for record in fresh if self._is_due(member, record, now)]
+        for member in reversed(self._members):  # retries first: they are older
+            while len(taken) < limit and (fresh := member.take(limit - len(taken))):
+                taken += [record for record in fresh if self._is_due(member, record, now)]
         return taken
 
     def _is_due(self, member: Member, record: Record, now: float) -> bool:
@@ -207,8 +219,7 @@ class KafkaReceiver(Receiver, Listener):
         return Delivery(message, record, position, record.deliveries, partition.generation, carried)
 
     def _release(self, record: Record) -> None:
-        assert self._member is not None, "it was received"
-        self._member.put_aside(record)
+        self._owner(record).put_aside(record)
         heappush(self._released, record.anew())
         self._arrived_event.set()
 
@@ -228,7 +239,7 @@ class KafkaReceiver(Receiver, Listener):
 
     def assigned(self, partitions: int) -> None:
         """See ``Listener.assigned``; without any, its topic may be gone."""
-        if not partitions and self._member is not None:
+        if not partitions and self._refreshing is not None:
             self.missing()
 
     def lost(self) -> None:
@@ -296,9 +307,7 @@ class KafkaReceiver(Receiver, Listener):
 
     async def _purge(self) -> None:
         """Delete what is handled, of topics that busframe made and that only this group reads."""
-        if self._member is None:
-            return
-        committed = dict(self._member.committed)
+        committed = {place: offset for member in self._members for place, offset in member.committed.items()}
         mine = {self._retry} if isinstance(self._source, Subscription) else {self._topic, self._retry}
         if isinstance(self._source, DeadLetters) or not committed:
             return

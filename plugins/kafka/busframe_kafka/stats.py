@@ -52,6 +52,7 @@ class Statistics:
         ends = await self._admin.offsets(places, LATEST)
         starts = await self._admin.offsets(places, EARLIEST)
         committed = await self._admin.committed(self._names.group(source))
+        committed |= await self._admin.committed(self._names.retry(source))  # its topic and its group have one name
         declared = (await self._registry.catch_up()).declared(self._names.group(source), found[topic].topic_id)
         depth = 0
         for place in places:

@@ -5,7 +5,7 @@ One table says it all::
     Queue("q")          topic  q                      group q
     Topic("t")          topic  t
     subscription s      group  t--s, on topic t
-    of each source g    topic  g--retry               the same group: copies that only this source gets
+    of each source g    topic  g--retry               group g--retry: copies that only this source gets
                         topic  g--dead                group g--dead
     of each prefix      topics bf--wait-5s … -12h     group bf--wait: the ladder of delays
                         topic  bf--wait-last          the same group: the last seconds of a delay
