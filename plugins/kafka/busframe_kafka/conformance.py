@@ -41,7 +41,8 @@ class KafkaHarness(Harness):
     late_acks = False
 
     def __init__(self, url: str, session_timeout_s: float = 6.0, proxy: tuple[int, int] | None = None) -> None:
-        self.url = self._url = url
+        self._url = url.partition("?")[0]
+        self.url = f"{self._url}?session_timeout_s={session_timeout_s:g}"  # for processes that are killed
         self.name = "kafka"
         self._session_timeout_s = session_timeout_s
         self._ports = proxy
