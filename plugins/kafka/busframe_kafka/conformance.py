@@ -8,6 +8,8 @@ none of its code.
 # because it does not see the defaults of pydantic's fields.
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -16,6 +18,7 @@ from confluent_kafka.admin import AdminClient
 
 from busframe.conformance import BrokerState, Harness, NotRunnable
 from busframe.conformance.proxy import Proxy
+from busframe.conformance.world import PREFIX
 from busframe.logic.wire import split_headers, text_of
 from busframe.model.destination import Address, Subscription
 from busframe.spi.transport import Host, Transport
@@ -142,8 +145,12 @@ class KafkaHarness(Harness):
         await self._ask(lambda admin: [done.result(TIMEOUT_S) for done in admin.delete_records(places).values()])
 
     async def disconnect(self) -> None:
-        """Reset all connections."""
+        """Reset all connections, and take the clients out of their groups.
+
+        What a consumer holds is its by its membership and not by its connection: it would come back to all of it.
+        """
         await self._need_proxy().cut()
+        await self._ask(self._expel)
 
     async def freeze(self, seconds: float) -> None:
         """Hold back what clients and server send."""
@@ -171,6 +178,19 @@ class KafkaHarness(Harness):
             }
         return {**config, **more}
 
+    def _expel(self, admin: Any) -> None:
+        """Say for each member that it leaves; the client library cannot say that for others."""
+        groups = [found.group_id for found in admin.list_consumer_groups().result(TIMEOUT_S).valid]
+        groups = [group for group in groups if group.startswith(PREFIX)]
+        host, _, port = plugin.settings(url=self._url).server.hosts[0].rpartition(":")
+        described = admin.describe_consumer_groups(groups) if groups else {}
+        with socket.create_connection((host, int(port)), timeout=TIMEOUT_S) as connection:
+            for group, found in described.items():
+                for member in found.result(TIMEOUT_S).members:
+                    connection.sendall(_leave_group(group, member.member_id))
+                    (size,) = struct.unpack(">i", _read(connection, 4))
+                    _read(connection, size)
+
     def _consume(self, group: str, work: Callable[[Any], T]) -> T:
         consumer = Consumer(
             self._config(**{"group.id": group, "enable.auto.commit": False, "auto.offset.reset": "earliest"})
@@ -192,6 +212,24 @@ class KafkaHarness(Harness):
             return question(admin)
 
         return await asyncio.to_thread(ask)
+
+
+def _leave_group(group: str, member: str) -> bytes:
+    """LeaveGroup, version 3, of the protocol of Kafka."""
+
+    def text(value: str) -> bytes:
+        return struct.pack(">h", len(value.encode())) + value.encode()
+
+    head = struct.pack(">hhi", 13, 3, 1) + text("busframe-conformance")
+    body = text(group) + struct.pack(">i", 1) + text(member) + struct.pack(">h", -1)
+    return struct.pack(">i", len(head + body)) + head + body
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (more := connection.recv(size - len(data))):
+        data += more
+    return data
 
 
 def _topic(source: Address, name: str) -> str:
