@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-NAMES = ("imports", "dispatch", "rabbitmq")
+NAMES = ("imports", "dispatch", "rabbitmq", "kafka")
 
 
 def main(names: list[str]) -> None:

@@ -1,6 +1,7 @@
 """The administration client as coroutines. It has a thread of its own, and answers by futures of that thread."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 Partition = tuple[str, int]
 """(topic, number)."""
@@ -83,6 +86,16 @@ class Admin:
         if self._client is None:
             self._client = self._make()
         return self._client
+
+    async def serve(self, pause_s: Callable[[], float]) -> None:
+        """Let the client say what it thinks of its connections, for ever: it calls back only when it is polled."""
+        while True:
+            if self._client is not None:
+                try:
+                    self._client.poll(0)
+                except:  # noqa: E722 - a KafkaError that left a callback is no BaseException
+                    log.debug("the administration client could not be polled", exc_info=True)
+            await asyncio.sleep(pause_s())
 
     async def close(self) -> None:
         """Let the client go. Idempotent; ends its threads, which takes a moment, in another one."""

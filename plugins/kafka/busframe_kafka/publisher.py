@@ -6,6 +6,7 @@ partitions. So each name is looked up before its first record, and again after t
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from busframe.errors import (
     BusframeError,
@@ -25,7 +26,7 @@ from busframe.spi.transport import Host
 from busframe_kafka.admin import Admin
 from busframe_kafka.ladder import LAST, LONGEST_S, RETRY, rung_of, wait_topic
 from busframe_kafka.mapping import encode, waiting, wire_bytes
-from busframe_kafka.producer import Batch, PipelinedProducer, Record
+from busframe_kafka.producer import FLUSH_TIMEOUT_S, Batch, PipelinedProducer, Record
 from busframe_kafka.settings import Settings
 from busframe_kafka.topology import Names
 
@@ -65,9 +66,22 @@ class Publisher:
         self._looking: dict[str, asyncio.Task[PublishError | None]] = {}
         producer.on_missing = self._missing
         self._gone: set[str] = set()
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def publish(self, outgoing: Sequence[Outgoing], timeout_s: float) -> Sequence[Exception | None]:
         """See ``Transport.publish``."""
+        self._calls += 1
+        self._idle.clear()
+        try:
+            return await self._publish(outgoing, timeout_s)
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def _publish(self, outgoing: Sequence[Outgoing], timeout_s: float) -> Sequence[Exception | None]:
         deadline = asyncio.get_running_loop().time() + timeout_s
         batch = Batch(len(outgoing))
         made: list[tuple[int, Record]] = []
@@ -93,7 +107,10 @@ class Publisher:
         return await batch.wait(deadline)
 
     async def close(self) -> None:
-        """End what is being looked for. Idempotent."""
+        """Wait a few seconds for what is being published, then end what is still being looked for. Idempotent."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                await self._idle.wait()
         tasks = list(self._looking.values())
         for task in tasks:
             task.cancel()

@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 REQUEST_TIMEOUT_S = 15.0
+OPENING_S = 0.02
+SERVE_S = 0.5
+"""How often the administration client is asked what became of its connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ class Kafka(Transport):
         self._error: TransportError = ConnectionFailed("not connected yet")
         self._state: Literal["up", "down"] = "down"
         self._watch: asyncio.Task[None] | None = None
+        self._serving: asyncio.Task[None] | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -128,19 +132,22 @@ class Kafka(Transport):
         self._check_open()
         self._loop = asyncio.get_running_loop()
         self._unreachable.clear()
+        self._serving = asyncio.create_task(
+            self.admin.serve(lambda: SERVE_S if self._state == "up" else OPENING_S), name="busframe kafka serves"
+        )
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
                 if await first_answer(self.admin, self._unreachable) is None:
                     raise self._error
         except TimeoutError as error:
             failed = self._error if self._unreachable.is_set() else ConnectionFailed("no server answered in time")
-            await self.admin.close()
-            raise failed from error
+            await self._disconnect()
+            raise self._shown(failed) from error
         except TransportError as error:
-            await self.admin.close()
+            await self._disconnect()
             raise self._shown(error) from error
         except BaseException:
-            await self.admin.close()
+            await self._disconnect()
             raise
         self._state = "up"
         self.host.report("connection", "up", None)
@@ -152,10 +159,14 @@ class Kafka(Transport):
         await self._forwarder.close()
         await self._publisher.close()
         await self.producer.close()
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        tasks = [task for task in (self._watch, self._serving) if task is not None]
+        self._watch = self._serving = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.admin.close()
 
     async def plan(self, entities: Sequence[Entity]) -> Sequence[Change]:
