@@ -62,6 +62,10 @@ async def gives_back(world: World) -> None:
     successor = await world.receiver(other, queue)
     await stopped.stop()
     await _is_closed(world, stopped.receive(1), "a receiver that was stopped")
+    if transport.capabilities.ack_gap:  # what is behind a held message follows it to its next consumer
+        await world.settle(stopped, held)
+        await world.close(stopped)
+        held = []
     rest = await world.take(successor, 9)
     await world.settle(stopped, held)
     await world.settle(successor, rest)

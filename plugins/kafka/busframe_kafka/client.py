@@ -237,7 +237,7 @@ def consumer_config(
         config |= {
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": timeout_ms,
-            "heartbeat.interval.ms": min(3000, timeout_ms // 3),
+            "heartbeat.interval.ms": min(1000, timeout_ms // 3),  # by heartbeats the others hear of who joins
         }
     return {**config, **_only(settings.client, _PRODUCER_ONLY)}
 

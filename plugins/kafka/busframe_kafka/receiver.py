@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 from busframe.errors import (
@@ -35,7 +36,9 @@ JOIN_S = 30.0
 SHARE_S = 5.0
 """How long to wait for partitions of others, who first finish what they hold of them."""
 CLOSE_S = 4.0
-REFRESH_S = 30.0
+LOOK_S = 3.0
+"""The client hears only after minutes that a topic was deleted."""
+REFRESH_TURNS = 10
 
 
 class KafkaReceiver(Receiver, Listener):
@@ -293,9 +296,12 @@ class KafkaReceiver(Receiver, Listener):
             self.failed(DestinationNotFound(self._address))
 
     async def _refresh(self) -> None:
-        """Each half a minute: read the stored filter again, and delete what is handled."""
-        while True:
-            await self._host.sleep(REFRESH_S)
+        """See often whether the source is there; each half a minute read its filter again, delete what is handled."""
+        for turn in count(1):
+            await self._host.sleep(LOOK_S)
+            self.missing()
+            if turn % REFRESH_TURNS:
+                continue
             try:
                 if isinstance(self._source, Subscription):
                     self.where = (await self._transport.registry.catch_up()).where(self._group)
