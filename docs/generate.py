@@ -46,6 +46,7 @@ def conformance() -> str:
     """
     from busframe.conformance import select
     from busframe.conformance.mutants import MUTANTS
+    from plugins.kafka.tests.test_conformance import TestKafka
     from plugins.rabbitmq.tests.test_conformance import TestRabbitMQ
     from tests.conformance.test_memory import TestMemory
 
@@ -54,16 +55,16 @@ def conformance() -> str:
         "",
         "What every transport has to keep, as checks that anybody can run: `busframe conformance URL`. Tier C is for",
         "every transport, K for those that claim it, X needs a fault. *Not claimed* means that the transport was shown",
-        "to refuse it; *not runnable* means that it was not shown, and counts as nothing. The tests of both transports",
-        "demand exactly these outcomes, RabbitMQ's on a real server (4.0.5). A mutant is the memory transport, or the",
-        "core on it, with one promise broken: the check fails on it, which is what makes it a check.",
+        "to refuse it; *not runnable* means that it was not shown, and counts as nothing. The tests of each transport",
+        "demand exactly these outcomes, on a real RabbitMQ (4.0.5) and a real Kafka (4.3.1). A mutant is the memory",
+        "transport, or the core on it, with one promise broken: the check fails on it, which is what makes it a check.",
         "",
-        "| | tier | the check asserts | memory | RabbitMQ | mutants |",
-        "|---|---|---|---|---|---|",
+        "| | tier | the check asserts | memory | RabbitMQ | Kafka | mutants |",
+        "|---|---|---|---|---|---|---|",
     ]
     for check in select():
         mutants = sum(check.id in mutant.caught_by for mutant in MUTANTS.values())
-        outcomes = f"{TestMemory.outcome_of(check)} | {TestRabbitMQ.outcome_of(check)}"
+        outcomes = f"{TestMemory.outcome_of(check)} | {TestRabbitMQ.outcome_of(check)} | {TestKafka.outcome_of(check)}"
         lines.append(f"| {check.id} | {check.tier} | {check.says.replace('|', '/')} | {outcomes} | {mutants or ''} |")
     lines += ["", "## Mutants", "", "| mutant | what is wrong with it | caught by |", "|---|---|---|"]
     for mutant in sorted(MUTANTS.values(), key=lambda mutant: (mutant.caught_by, mutant.name)):
