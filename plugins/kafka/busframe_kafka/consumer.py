@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -77,7 +77,8 @@ class Member:
         gap: a partition of a topic with so many fetched records above its oldest unfinished one is fetched no further.
         revoke_timeout_s: how long to wait, when a partition goes to another member, for what is in flight of it.
         on_client_error: told, on the thread, what the client says of its connections.
-        begin: the offset at which a partition begins of which nothing is committed; else its beginning.
+        begin: the offset at which a partition of this number begins where nothing is committed; what is missing from
+            there on is told. ``BEGINNING``: wherever its log does.
     """
 
     def __init__(
@@ -89,11 +90,11 @@ class Member:
         gap: Callable[[str], int],
         revoke_timeout_s: float,
         on_client_error: Callable[[KafkaError], None],
-        begin: Mapping[tuple[str, int], int] | None = None,
+        begin: Callable[[int], int] = lambda _: BEGINNING,
     ) -> None:
         self._config = config
         self._on_client_error = on_client_error
-        self._begin = begin or {}
+        self._begin = begin
         self._topics = list(topics)
         self.topic = self._topics[0]
         self._listener = listener
@@ -106,6 +107,7 @@ class Member:
         self._thread = threading.Thread(target=self._run, name=f"busframe kafka {self._topics[0]}", daemon=True)
         self._wake = threading.Event()
         self._closing = False
+        self._commits = True
         self._stopped = False
         self._commands: deque[Callable[[Any], None]] = deque()
         # What both sides use, under the lock.
@@ -222,8 +224,14 @@ class Member:
             self._buffer.clear()
         self._wake.set()
 
-    async def close(self, timeout_s: float) -> bool:
-        """Commit, leave the group and end the thread. Returns whether it has ended in time; else it ends by itself."""
+    async def close(self, timeout_s: float, *, commit: bool = True) -> bool:
+        """Leave the group and end the thread. Returns whether it has ended in time; else it ends by itself.
+
+        Args:
+            timeout_s: how long to wait.
+            commit: what is finished. Not where the topic is another one by now, to which these offsets mean nothing.
+        """
+        self._commits = self._commits and commit
         self._closing = True
         self.stop()
         if self._thread.is_alive():
@@ -249,7 +257,8 @@ class Member:
             self._fail(translate(sys.exc_info()[1], "consuming"))
         try:
             if client is not None:
-                self._absorb(client)
+                if self._commits:
+                    self._absorb(client)
                 client.close()
         except:  # noqa: E722  # likewise
             log.debug("closing a consumer failed", exc_info=True)
@@ -415,7 +424,7 @@ class Member:
 
     def _first(self, partition: Partition) -> int:
         known = partition.next
-        return self._begin.get((partition.topic, partition.number), BEGINNING) if known is None else known
+        return self._begin(partition.number) if known is None else known
 
     def _assigned(self, partitions: int) -> None:
         if not self._joined.done():
@@ -432,10 +441,11 @@ class Member:
             while any(one.in_flight for one in leaving) and time.monotonic() < until and not self._closing:
                 self._wake.wait(POLL_S)
                 self._wake.clear()
-            self._absorb(client)
-            commits = {(one.topic, one.number): commit for one in leaving if (commit := one.give_back()) is not None}
-            if commits:
-                self._commit(client, commits)
+            if self._commits:
+                self._absorb(client)
+                given = {(one.topic, one.number): commit for one in leaving if (commit := one.give_back()) is not None}
+                if given:
+                    self._commit(client, given)
         except:  # noqa: E722  # nothing may leave a callback
             log.warning("giving partitions back failed", exc_info=True)
         self._forget(leaving)
@@ -504,17 +514,15 @@ class Member:
         low, high = client.get_watermark_offsets(TopicPartition(topic, number), timeout=ASK_S)
         if partition.committed is None:
             self._learn(client, [partition])
-        position = partition.next
+        position = self._first(partition)
         client.incremental_unassign([TopicPartition(topic, number)])
         client.incremental_assign([TopicPartition(topic, number, low)])
-        if position is None:
-            return
         if position > high:  # the log was cut short: what comes now has offsets that were used before
             self._forget(self._leave([TopicPartition(topic, number)]))
             anew = self._partitions[topic, number] = Partition(topic, number, self._generation)
             anew.remember(low, None)
             log.error("%s/%d ends at %d, before the committed %d", topic, number, high, position)
-        elif position < low:
+        elif BEGINNING < position < low:
             self._tell(self._listener.dropped, topic, number, low - position)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +23,7 @@ from busframe.spi.copy import copy_then_ack
 from busframe.spi.transport import Receiver
 from busframe_kafka.assignment import Record
 from busframe_kafka.client import consumer_config
-from busframe_kafka.consumer import Listener, Member
+from busframe_kafka.consumer import BEGINNING, Listener, Member
 from busframe_kafka.mapping import decode, position_of, read_waiting
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class KafkaReceiver(Receiver, Listener):
         self._refreshing = asyncio.create_task(self._refresh(), name=f"busframe kafka refreshes {self._address}")
         self._transport.forward()
 
-    def _make_member(self, group: str, topic: str, begin: Mapping[tuple[str, int], int] | None = None) -> Member:
+    def _make_member(self, group: str, topic: str, begin: Callable[[int], int] = lambda _: BEGINNING) -> Member:
         transport, settings = self._transport, self._transport.settings
         return Member(
             lambda on_error: consumer_config(settings, transport.client_id, group, on_error),
@@ -271,20 +271,21 @@ class KafkaReceiver(Receiver, Listener):
 
     # ------------------------------------------------------------------------------------------ looking
 
-    async def _look_up(self) -> Mapping[tuple[str, int], int]:
-        """See that the source exists, and where it begins."""
+    async def _look_up(self) -> Callable[[int], int]:
+        """See that the source exists. Returns where each partition begins of which nothing is committed."""
         found = (await self._transport.admin.topics([self._topic])).get(self._topic)
         if found is None:
             raise DestinationNotFound(self._address)
         self._topic_id = found.topic_id
-        if not isinstance(self._source, Subscription):
-            return {}
         entries = await self._transport.registry.catch_up()
         declared = entries.declared(self._group, found.topic_id)
+        if not isinstance(self._source, Subscription):
+            # Of a queue that busframe made everything is to be handled; what somebody else made may be old.
+            return lambda _: 0 if declared is not None else BEGINNING
         if declared is None and not await self._transport.admin.committed(self._group):
             raise DestinationNotFound(self._address)
         self.where = entries.where(self._group)
-        return {(self._topic, number): at for number, at in declared.positions.items()} if declared is not None else {}
+        return lambda number: declared.positions.get(number, 0) if declared is not None else BEGINNING
 
     async def _look_again(self) -> None:
         try:
@@ -294,6 +295,7 @@ class KafkaReceiver(Receiver, Listener):
             return
         if found is None or found.topic_id != self._topic_id:
             self.failed(DestinationNotFound(self._address))
+            await asyncio.gather(*(member.close(CLOSE_S, commit=False) for member in self._members))
 
     async def _refresh(self) -> None:
         """See often whether the source is there; each half a minute read its filter again, delete what is handled."""

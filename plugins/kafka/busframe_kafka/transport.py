@@ -154,9 +154,9 @@ class Kafka(Transport):
 
     async def close(self) -> None:
         """See ``Transport.close``."""
-        await asyncio.gather(*(receiver.close() for receiver in list(self._receivers)), return_exceptions=True)
+        closing = [receiver.close() for receiver in list(self._receivers)]
+        await asyncio.gather(*closing, self._forwarder.close(), return_exceptions=True)
         self._closed = True  # not before: what receivers settle is published
-        await self._forwarder.close()
         await self._publisher.close()
         await self.producer.close()
         await self._disconnect()

@@ -11,7 +11,7 @@ from busframe.conformance.suite import TransportConformance, started
 from busframe_kafka.conformance import KafkaHarness
 from tests.brokers.kafka import Kafka
 
-SESSION_TIMEOUT_S = 3.0
+SESSION_TIMEOUT_S = 6.0
 
 
 class Faulty(KafkaHarness):
