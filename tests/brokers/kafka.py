@@ -34,10 +34,18 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxied}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{behind},SECURE://127.0.0.1:{secure},\
+  CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://127.0.0.1:{proxied},SECURE://127.0.0.1:{secure}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,SECURE:SASL_SSL,CONTROLLER:PLAINTEXT
 inter.broker.listener.name=PLAINTEXT
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256
+listener.name.secure.plain.sasl.jaas.config=\
+  org.apache.kafka.common.security.plain.PlainLoginModule required user_tester="secret";
+listener.name.secure.scram-sha-256.sasl.jaas.config=\
+  org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.secure.ssl.keystore.type=PEM
+listener.name.secure.ssl.keystore.location={home}/keystore.pem
 log.dirs={data}
 auto.create.topics.enable=false
 num.partitions=1
@@ -70,11 +78,16 @@ class Kafka(Server):
         proxy: (the port of one more listener, the port that this listener tells clients to connect to). Kafka tells
             its clients where it is, so who wants to stand between them needs a listener that tells of him; None: there
             is none.
+        secure: (host and port of a listener with TLS, the certificate that vouches for it), for the user ``tester``
+            with the password ``secret``; None: there is none.
     """
 
-    def __init__(self, url: str, runner: Runner, proxy: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, url: str, runner: Runner, proxy: tuple[int, int] | None = None, secure: tuple[str, Path] | None = None
+    ) -> None:
         super().__init__(url, runner)
         self.proxy = proxy
+        self.secure = secure
 
     @property
     def bootstrap(self) -> str:
@@ -105,28 +118,36 @@ def _compose(port: int | None) -> Kafka:
 
 
 def _install(folder: Path, port: int | None) -> Kafka:
-    home = cached(f"kafka-{VERSION}-maven", _download)
-    own, controller, behind, proxied = free_ports(4)
+    home = cached(f"kafka-{VERSION}-maven-2", _download)
+    own, controller, behind, proxied, secure = free_ports(5)
     port = port or own
     shutil.copytree(home / "data", folder / "data")
     config = folder / "server.properties"
-    ports = {"port": port, "controller": controller, "behind": behind, "proxied": proxied}
-    config.write_text(_CONFIG.format(**ports, data=folder / "data"))
+    ports = {"port": port, "controller": controller, "behind": behind, "proxied": proxied, "secure": secure}
+    config.write_text(_CONFIG.format(**ports, home=home, data=folder / "data"))
+    vouched = (f"127.0.0.1:{secure}", home / "certificate.pem")
     command = [*_java(home), "-Xmx768m", "kafka.Kafka", str(config)]
-    return Kafka(f"kafka://127.0.0.1:{port}", ProcessRunner(command, folder), (behind, proxied))
+    return Kafka(f"kafka://127.0.0.1:{port}", ProcessRunner(command, folder), (behind, proxied), vouched)
 
 
 def _download(root: Path) -> None:
     """Get Kafka's jars from the Maven repository, and a formatted data folder that each new server copies."""
-    if shutil.which("java") is None or shutil.which("mvn") is None:
-        install_packages("default-jre-headless", "maven")
+    if not all(map(shutil.which, ("java", "mvn", "openssl"))):
+        install_packages("default-jre-headless", "maven", "openssl")
     root.mkdir()
     (root / "pom.xml").write_text(_POM)
     get = "dependency:copy-dependencies"
     libs = f"-DoutputDirectory={root / 'libs'}"
     config = root / "format.properties"
-    config.write_text(_CONFIG.format(port=9092, controller=9093, behind=9094, proxied=9095, data=root / "data"))
+    ports = {"port": 9092, "controller": 9093, "behind": 9094, "proxied": 9095, "secure": 9096}
+    config.write_text(_CONFIG.format(**ports, home=root, data=root / "data"))
+    key, certificate = root / "key.pem", root / "certificate.pem"
     try:
+        checked_output(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate),
+             "-days", "3650", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+        )  # fmt: skip
+        (root / "keystore.pem").write_text(key.read_text() + certificate.read_text())
         checked_output(["mvn", "-q", "-B", get, "-DincludeScope=runtime", libs], cwd=root)
         tool = [*_java(root), "kafka.tools.StorageTool"]
         cluster = checked_output([*tool, "random-uuid"]).split()[-1]
