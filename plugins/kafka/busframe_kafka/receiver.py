@@ -15,6 +15,7 @@ from busframe.errors import (
     SettlementLost,
     TransportError,
 )
+from busframe.logic.filters import matches
 from busframe.model.delivery import Delivery
 from busframe.model.destination import DeadLetters, Subscription
 from busframe.model.entity import Entity
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from busframe_kafka.transport import Kafka
 
 log = logging.getLogger(__name__)
+
+FILTER_AGAIN_S = 1.0
 
 JOIN_S = 30.0
 """How long to wait for the group besides the session of a member that may have died in it."""
@@ -113,7 +116,18 @@ class KafkaReceiver(Receiver, Listener):
                 raise self._failed
             self._arrived_event.clear()
             if records := self._take(limit):
-                return [self._delivery(record) for record in records]
+                deliveries = [self._delivery(record) for record in records]
+                try:
+                    await self._look_at_filter(deliveries)
+                except BaseException as error:
+                    for record in records:
+                        self._release(record)
+                    if not isinstance(error, TransportError):
+                        raise
+                    log.warning("%s: its stored filter cannot be read: %s", self._address, error)
+                    await self._host.sleep(FILTER_AGAIN_S)
+                    continue
+                return deliveries
             await self._wait()
 
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
@@ -220,6 +234,15 @@ class KafkaReceiver(Receiver, Listener):
         position = position_of(partition.topic, partition.number, record.offset)
         message, carried = decode(raw.value(), raw.key(), raw.headers(), position, raw.timestamp()[1])
         return Delivery(message, record, position, record.deliveries, partition.generation, carried)
+
+    async def _look_at_filter(self, deliveries: Sequence[Delivery]) -> None:
+        """Read the stored filter again before a message is dropped that it does not take.
+
+        It may have been widened before the message was published, and by whoever handles what it takes now.
+        """
+        where = self.where
+        if where is not None and not all(matches(where, delivery.message.headers) for delivery in deliveries):
+            self.where = (await self._transport.registry.catch_up()).where(self._group)
 
     def _release(self, record: Record) -> None:
         self._owner(record).put_aside(record)
