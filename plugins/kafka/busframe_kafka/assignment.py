@@ -7,7 +7,7 @@ changes nothing. So there is no number of an epoch that could be compared wrongl
 committed offset* was delivered. Before the first handler after an assignment starts, that offset is committed again
 with the count raised by one; progress, or giving the partition back in order, lowers it again. A process that dies with
 it leaves it raised. With it stands ``until``, the last offset that had been fetched: any of those may be what killed
-the process. Once the count makes a suspect, all messages up to there are delivered one by one, each under a count of
+the process. Once the count makes a suspect, the messages up to there are delivered one by one, each under a count of
 its own, so that what is given up in the end is the one that kills.
 """
 
@@ -18,6 +18,8 @@ from busframe.logic.attempts import SUSPECT_FROM
 from busframe.logic.offsets import Offsets
 
 VERSION = "bf1"
+ALONE = 64
+"""So many after the committed offset are delivered one by one, at most: more were hardly under way at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +104,8 @@ class Partition:
     """
 
     __slots__ = (
-        "_guard", "_handed", "_last", "_mark", "_offsets", "_raised", "committed", "generation", "in_flight", "leaving",
-        "number", "owned", "paused", "pen", "reached", "topic",
+        "_alone_until", "_guard", "_handed", "_last", "_mark", "_offsets", "_raised", "committed", "generation",
+        "in_flight", "leaving", "number", "owned", "paused", "pen", "reached", "topic",
     )  # fmt: skip
 
     def __init__(self, topic: str, number: int, generation: int = 0) -> None:
@@ -121,6 +123,7 @@ class Partition:
         self._last = -1
         self._mark: int | None = None
         self._guard = Guard()
+        self._alone_until = -1
         self._raised = False
         self._handed = 0
 
@@ -148,6 +151,7 @@ class Partition:
         """
         self.committed = max(-1, offset)
         self._guard = Guard.parse(metadata) if offset >= 0 else Guard()
+        self._alone_until = min(self._guard.until, offset + ALONE)
 
     def fetch(self, offset: int, raw: object) -> None:
         """A record was fetched. One that was fetched before, in the same assignment, is left out."""
@@ -217,7 +221,8 @@ class Partition:
         self._mark = passed + 1
         until = self._guard.until
         # The next one was not delivered alone yet; and up to ``until`` each one is.
-        self._guard = Guard(SUSPECT_FROM - 1, until) if self.suspicious and passed < until else Guard(0, until)
+        alone = self.suspicious and passed < self._alone_until
+        self._guard = Guard(SUSPECT_FROM - 1 if alone else 0, until)
         return self._mark, str(self._guard if self.suspicious else Guard(0, self._last if self._offsets else -1))
 
     def give_back(self) -> tuple[int, str] | None:
