@@ -104,8 +104,9 @@ async def run_check(check: Check, harness: "Harness") -> Result:
     outcome: Outcome = "passed"
     detail = ""
     world = World(harness, check.id)
+    timeout_s = CHECK_TIMEOUT_S * max(1.0, harness.patience)
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             async with world:
                 if check.claimed is not None and not check.claimed(await world.capabilities()):
                     outcome = "not claimed"
@@ -116,7 +117,7 @@ async def run_check(check: Check, harness: "Harness") -> Result:
     except NotRunnable as reason:
         outcome, detail = "not runnable", str(reason)
     except TimeoutError:
-        outcome, detail = "failed", f"it did not end within {CHECK_TIMEOUT_S:g} s\n{world.account()}"
+        outcome, detail = "failed", f"it did not end within {timeout_s:g} s\n{world.account()}"
     except Exception as error:
         outcome, detail = "failed", "".join(traceback.format_exception(error)[-6:])
         if isinstance(error, AssertionError):

@@ -47,7 +47,7 @@ class EarlyReceiver(KafkaReceiver):
         while True:
             try:
                 for member in owners:
-                    await member.call(member.commit_now)
+                    await member.commit_now()
             except ClosedError:
                 return
             except BusframeError:

@@ -14,7 +14,8 @@ from busframe.errors import BusframeError, DestinationNotFound, TransportError
 from busframe_kafka import ladder
 from busframe_kafka.assignment import Record as Waiting
 from busframe_kafka.client import consumer_config
-from busframe_kafka.consumer import Listener, Member
+from busframe_kafka.consumer import Member
+from busframe_kafka.listener import Listener
 from busframe_kafka.mapping import read_waiting, waiting, without_waiting
 from busframe_kafka.producer import Record
 

@@ -8,6 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 from busframe.errors import (
+    AccessDenied,
     BusframeError,
     ClosedError,
     ConnectionFailed,
@@ -24,7 +25,9 @@ from busframe.spi.copy import copy_then_ack
 from busframe.spi.transport import Receiver
 from busframe_kafka.assignment import Record
 from busframe_kafka.client import consumer_config
-from busframe_kafka.consumer import BEGINNING, Listener, Member
+from busframe_kafka.consumer import Member
+from busframe_kafka.holding import BEGINNING
+from busframe_kafka.listener import Listener
 from busframe_kafka.mapping import decode, position_of, read_waiting
 
 if TYPE_CHECKING:
@@ -83,7 +86,7 @@ class KafkaReceiver(Receiver, Listener):
         What is published from the declaration of the source on is received, whoever is in the group by then; so the
         group need not have given this member a partition yet, but it has taken it in.
         """
-        begin = await self._look_up()
+        begin = await self._look_up_patiently()
         self._members = [self._make_member(self._group, self._topic, begin)]
         if self._retry is not None:
             self._members.append(self._make_member(self._retry, self._retry))
@@ -293,6 +296,19 @@ class KafkaReceiver(Receiver, Listener):
         self._arrived_event.set()
 
     # ------------------------------------------------------------------------------------------ looking
+
+    async def _look_up_patiently(self) -> Callable[[int], int]:
+        """The same, again while servers that just came back do not agree yet about who leads what."""
+        until = self._host.clock() + self._transport.settings.connect_timeout_s
+        while True:
+            try:
+                return await self._look_up()
+            except (ConnectionFailed, AccessDenied):
+                raise
+            except TransportError as error:
+                if not error.transient or self._host.clock() > until:
+                    raise
+                await self._host.sleep(self._transport.settings.reconnect_min_s)
 
     async def _look_up(self) -> Callable[[int], int]:
         """See that the source exists. Returns where each partition begins of which nothing is committed."""

@@ -22,6 +22,7 @@ class Faulty(KafkaHarness):
     def __init__(self, server: Kafka) -> None:
         super().__init__(server.url, SESSION_TIMEOUT_S, server.proxy)
         self._server = server
+        self.url = f"{server.url}?session_timeout_s=2"  # of processes that are killed, twenty times
 
     async def restart(self) -> None:
         """In order, with its data."""
