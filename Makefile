@@ -6,11 +6,12 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 PACKAGES := busframe $(wildcard plugins/*/busframe_*)
+SOAKS := $(wildcard tests/conformance/test_soak.py plugins/*/tests/test_soak.py)
 READY := .venv/.ready
 # The plugins' tests may need what the conformance kit needs, so everything is in one environment.
 INPUTS := requirements/dev.txt pyproject.toml $(PLUGINS:=/pyproject.toml)
 
-.PHONY: help demo test lint types unit bench server format requirements clean
+.PHONY: help demo test lint types unit soak bench server format requirements clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -37,6 +38,10 @@ types: $(READY) ## check types with mypy and pyright
 
 unit: $(READY) ## run the tests that need no server and no patience
 	$(BIN)/python -m pytest -m 'not slow and not broker' $(ARGS)
+
+soak: $(READY) ## run the checks that take long, in memory and on RabbitMQ: MINUTES=n, SEED=n
+	@seed=$(or $(SEED),$$RANDOM); echo "SEED=$$seed"; BUSFRAME_TEST_SOAK_S=$$((60 * $(or $(MINUTES),3))) \
+	BUSFRAME_TEST_SOAK_SEED=$$seed $(BIN)/python -m pytest $(SOAKS) $(ARGS)
 
 bench: $(READY) ## measure, and compare with other frameworks
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/bench.txt

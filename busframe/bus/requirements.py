@@ -37,7 +37,8 @@ def _of_plan(plan: SourcePlan, claims: Capabilities, transport: str, max_lane_de
     longest = plan.longest_delay_s
     if plan.ordering == "key":
         if claims.ordering == "none":
-            problems.append(f'{plan.source}: ordering="key", but {transport} keeps no order: leave it out')
+            why = claims.why_not.get("ordering", f"{transport} keeps no order")
+            problems.append(f'{plan.source}: ordering="key", but {why}: leave it out')
         held = min(max_lane_delay_s, claims.hold_max_s)
         if longest is None:
             problems.append(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
 
@@ -81,7 +81,7 @@ def _split(url: str) -> tuple[str, dict[str, object], str | None]:
     options: dict[str, list[str]] = {}
     for name, value in parse_qsl(query.partition("#")[0], keep_blank_values=True):
         options.setdefault(name, []).append(value)
-    fragment = urlsplit(url).fragment if "#" in url else None
+    fragment = url.partition("#")[2] if "#" in url else None  # urlsplit refuses what some brokers take: many hosts
     flat: dict[str, object] = {name: values[0] if len(values) == 1 else values for name, values in options.items()}
     return base, flat, fragment
 

@@ -1,12 +1,9 @@
-"""URLs that lead nowhere, or somewhere else, made from the URL of a harness."""
+"""URLs that lead nowhere, made from the URL of a harness."""
 
 import socket
 from urllib.parse import urlsplit
 
-from busframe.conformance.harness import Harness
-
-SECRET = "kit-s3cret-0f3a"
-"""The password in such a URL: it may show up nowhere."""
+from busframe.conformance.harness import SECRET, Harness
 
 
 def unreachable(harness: Harness) -> str | None:
@@ -17,12 +14,3 @@ def unreachable(harness: Harness) -> str | None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return urlsplit(harness.url)._replace(netloc=f"kit:{SECRET}@127.0.0.1:{port}").geturl()
-
-
-def stranger(harness: Harness) -> str | None:
-    """The broker's URL with a user that it does not know; None: it has no users."""
-    if harness.url is None or urlsplit(harness.url).hostname is None:
-        return None
-    parts = urlsplit(harness.url)
-    place = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"kit-nobody:{SECRET}@{place}").geturl()

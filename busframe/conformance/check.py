@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from busframe.conformance.harness import Harness
     from busframe.conformance.world import World
 
-Tier: TypeAlias = Literal["C", "K", "X"]
+Tier: TypeAlias = Literal["C", "K", "X", "S"]
 Outcome: TypeAlias = Literal["passed", "failed", "not claimed", "not runnable"]
 Run: TypeAlias = Callable[["World"], Awaitable[None]]
 
 CHECK_TIMEOUT_S = 60.0
+SOAK_TIMEOUT_S = 300.0
+"""How much longer than the harness's ``soak_s`` a check of tier S may take."""
 
 
 class Violation(AssertionError):
@@ -33,7 +35,7 @@ class Check:
     Attributes:
         id: letter and number, as in the specification.
         says: what it asserts, in a sentence.
-        tier: ``C`` every transport; ``K`` where it is claimed; ``X`` needs a fault.
+        tier: ``C`` every transport; ``K`` where it is claimed; ``X`` needs a fault; ``S`` takes long.
         run: raises ``AssertionError`` where the promise is broken.
         claimed: of tier K: whether the capabilities claim it.
         unclaimed: of tier K: shows that what is not claimed is refused with ``Unsupported``.
@@ -84,12 +86,14 @@ class Result:
         outcome: ``not claimed`` means that the transport was shown to refuse it; ``not runnable`` is no pass.
         detail: why, where it did not pass.
         seconds: how long it took.
+        left_out: the parts of it that could not run here, each with its reason; the others ran.
     """
 
     check: Check
     outcome: Outcome
     detail: str
     seconds: float
+    left_out: tuple[str, ...] = ()
 
 
 OUTCOMES: "WeakKeyDictionary[Harness, dict[str, Outcome]]" = WeakKeyDictionary()
@@ -105,6 +109,8 @@ async def run_check(check: Check, harness: "Harness") -> Result:
     detail = ""
     world = World(harness, check.id)
     timeout_s = CHECK_TIMEOUT_S * max(1.0, harness.patience)
+    if check.tier == "S":
+        timeout_s = harness.soak_s + SOAK_TIMEOUT_S
     try:
         async with asyncio.timeout(timeout_s):
             async with world:
@@ -114,6 +120,7 @@ async def run_check(check: Check, harness: "Harness") -> Result:
                         await check.unclaimed(world)
                 else:
                     await check.run(world)
+                await world.watched()
     except NotRunnable as reason:
         outcome, detail = "not runnable", str(reason)
     except TimeoutError:
@@ -123,4 +130,4 @@ async def run_check(check: Check, harness: "Harness") -> Result:
         if isinstance(error, AssertionError):
             detail = f"{error}\n{detail}"
     OUTCOMES.setdefault(harness, {})[check.id] = outcome
-    return Result(check, outcome, detail, time.monotonic() - started)
+    return Result(check, outcome, detail, time.monotonic() - started, tuple(world.left_out))

@@ -1,11 +1,15 @@
 """What the author of a transport writes, once, so that every check can run against it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from busframe.model.destination import Address
 from busframe.spi.transport import Host, Transport
+
+SECRET = "kit-s3cret-0f3a"
+"""A password that nobody has."""
 
 
 class NotRunnable(Exception):
@@ -40,7 +44,12 @@ class Harness(ABC):
         patience: by how much longer than usual to wait for what should come.
         lock_s: after how long a broker takes an unsettled delivery back of which its consumer says nothing; None: it
             goes by the connection alone.
+        silence_s: after how long a silence a client of ``watchful`` gives its connection up; None: no client does.
         late_acks: the broker takes an acknowledgement also from who has lost the delivery.
+        soak_s: for how long a check of tier S goes on, once it has done the least that it does.
+        seed: of what is left to chance in these: with the same one the same faults happen.
+        preload: a function (``module:name``) and its arguments: what processes that checks start call first. For
+            harnesses of mutants, which are to be wrong there as well.
     """
 
     name: str
@@ -48,7 +57,11 @@ class Harness(ABC):
     tls_scheme: str | None = None
     patience: float = 1.0
     lock_s: float | None = None
+    silence_s: float | None = None
     late_acks: bool = False
+    soak_s: float = 180.0
+    seed: int = 0
+    preload: tuple[str, ...] = ()
 
     @property
     def scheme(self) -> str:
@@ -66,6 +79,10 @@ class Harness(ABC):
     @abstractmethod
     def transport(self, host: Host) -> Transport:
         """A new client of the broker, not open."""
+
+    def watchful(self, host: Host) -> Transport:
+        """The same, which gives a silent connection up as early as it can be told to."""
+        return self.transport(host)
 
     @abstractmethod
     async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
@@ -99,6 +116,38 @@ class Harness(ABC):
         """
         return False
 
+    # Users and limits: of those that are left out, the parts of checks that need them are left out as well, and named.
+
+    def url_with_bad_password(self) -> str:
+        """Its URL with a password that the broker refuses: ``kit-s3cret-0f3a``, which may show up nowhere."""
+        parts = urlsplit(self.url or "")
+        if not parts.username or not parts.hostname:
+            raise NotRunnable(f"the URL of {self.name} names no user")
+        user, place = parts.netloc.rpartition("@")[0].partition(":")[0], parts.netloc.rpartition("@")[2]
+        return parts._replace(netloc=f"{user}:{SECRET}@{place}").geturl()
+
+    async def native_user(self, *, may_use: bool) -> Callable[[Host], Transport]:
+        """Make a user of the broker who may make, change and delete nothing.
+
+        Args:
+            may_use: publish to and consume from all that is there; else nothing at all.
+
+        Returns:
+            What makes clients of this user, as ``transport`` does.
+        """
+        raise NotRunnable(f"{self.name} has no users")
+
+    async def native_full(self, source: Address, name: str) -> None:
+        """Make a source that takes a few messages and refuses more, until some of them are gone."""
+        raise NotRunnable(f"{self.name} refuses nothing for what it holds already")
+
+    async def silence(self, transport: Transport) -> None:
+        """Let a client fall silent, as when its process hangs: it goes on, and renews nothing that it holds.
+
+        Called where ``lock_s`` is said.
+        """
+        raise NotRunnable(f"no client of {self.name} can be silenced")
+
     # Faults: of those that are left out, the checks that need them are not runnable.
 
     async def disconnect(self) -> None:
@@ -118,7 +167,7 @@ class Harness(ABC):
         raise NotRunnable(f"nothing can be removed from {self.name} from outside")
 
     async def freeze(self, seconds: float) -> None:
-        """Let no byte through to the broker and back for so many seconds; connections stay."""
+        """Let no byte through to the broker and back for so many seconds, or until cancelled; connections stay."""
         raise NotRunnable(f"{self.name} cannot be frozen")
 
     async def expire(self, source: Address, name: str) -> None:

@@ -1,9 +1,7 @@
-"""Workers as processes of their own, for checks that kill them.
+"""Processes of their own, for checks that kill them.
 
-What they do goes into a journal that the check reads: a line for each message that was handled, in one write, so that
-a kill leaves it whole or absent, and so that the account does not rest on the framework. They use public names only, as
-applications do. Run as ``python -m busframe.conformance.processes <what to do, as JSON>``, with the broker's URL in the
-environment: command lines are for everybody to see.
+What they do goes into a journal that the check reads, so that the account does not rest on the framework. The broker's
+URL is in their environment: command lines are for everybody to see.
 """
 
 import asyncio
@@ -12,47 +10,31 @@ import os
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator
+from asyncio.subprocess import Process
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-KILLS = "kills"
-"""The body of a message whose handler kills its process, as a bug in a C library does."""
+from busframe.conformance import program
+from busframe.conformance.check import Violation
+from busframe.conformance.harness import NotRunnable
+from busframe.conformance.world import PREFIX, World
+from busframe.model.destination import Queue
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What a process shall do.
-
-    Attributes:
-        queue: by the application's name.
-        journal: the file to write to.
-        prefix: of the names on the broker.
-        work_s: how long a handler takes.
-        max_attempts: of its policy.
-        max_deliveries: of the crash guard.
-        replay_per_s: replay the queue's dead letters at this rate and do nothing else; 0: handle the queue.
-    """
-
-    queue: str
-    journal: str
-    prefix: str
-    work_s: float = 0.0
-    max_attempts: int = 5
-    max_deliveries: int = 20
-    replay_per_s: float = 0.0
+START_S = 30.0
+"""How long processes may take to start and do their first work on a machine that is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a journal.
+    """A line of a journal, of a kind: ``began`` or ``done`` by a handler, or ``published``.
 
     Attributes:
         message: its id.
-        pid: of the process that handled it.
+        pid: of the process.
         attempt: which one it was.
         at: when, in seconds since the epoch.
     """
@@ -63,64 +45,31 @@ class Line:
     at: float
 
 
-CONCURRENCY = 5
-PREFETCH = 10
-
-
-def main(job: Job) -> int:
-    """Do it."""
-    from busframe import Bus, Context, Queue, Retry
-
-    queue = Queue(job.queue, str)
-    bus = Bus(
-        config={"prefix": job.prefix, "max_deliveries": job.max_deliveries, "connect_timeout_s": 20},
-        uses=[queue],
-    )
-    if job.replay_per_s:
-
-        async def replay() -> None:
-            async with bus:
-                box = bus.dead_letters(queue)
-                await box.replay([letter async for letter in box.list(limit=1000)], rate_per_s=job.replay_per_s)
-
-        asyncio.run(replay())
-        return 0
-
-    journal = os.open(job.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    policy = Retry(max_attempts=job.max_attempts)
-
-    @bus.handle(queue, concurrency=CONCURRENCY, prefetch=PREFETCH, retry=policy)
-    async def work(body: str, ctx: Context) -> None:
-        if body == KILLS:
-            os.kill(os.getpid(), signal.SIGKILL)
-        await asyncio.sleep(job.work_s)
-        os.write(journal, f"{ctx.message.id} {os.getpid()} {ctx.attempt} {time.time()}\n".encode())
-
-    return bus.run()
-
-
 class Crew:
     """The processes of one check.
 
     Args:
-        url: of the broker.
+        world: of the check.
         folder: for journal and logs; the caller removes it.
         common: what all of them are told.
     """
 
-    def __init__(self, url: str, folder: Path, **common: Any) -> None:
-        self._environment = {**os.environ, "BUSFRAME_URL": url}
+    def __init__(self, world: World, folder: Path, common: dict[str, Any]) -> None:
+        self._world = world
+        self._environment = {**os.environ, "BUSFRAME_URL": world.harness.url or ""}
         self._folder = folder
         self._journal = folder / "journal"
-        self._common = common
-        self._processes: list[asyncio.subprocess.Process] = []
+        self._common = {**common, "prefix": PREFIX, "preload": world.harness.preload}
+        self._processes: list[Process] = []
+        self._read = 0
+        self._lines: defaultdict[str, list[Line]] = defaultdict(list)
 
-    async def start(self, **more: Any) -> asyncio.subprocess.Process:
+    async def start(self, **more: Any) -> Process:
         """Start one more."""
-        job = Job(**self._common, journal=str(self._journal), **more)
+        job = program.Job(**self._common, journal=str(self._journal), **more)
         with (self._folder / f"{len(self._processes)}.log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", __name__, json.dumps(asdict(job))),
+                *(sys.executable, "-P", program.__file__, json.dumps(asdict(job))),
                 stdout=log,
                 stderr=log,
                 env=self._environment,
@@ -128,20 +77,68 @@ class Crew:
         self._processes.append(process)
         return process
 
-    @property
-    def lines(self) -> list[Line]:
-        """What the handlers wrote, in order."""
-        if not self._journal.exists():
-            return []
-        found = []
-        for text in self._journal.read_text().splitlines():
-            message, pid, attempt, at = text.split()
-            found.append(Line(message, int(pid), int(attempt), float(at)))
-        return found
+    async def ended(self, process: Process, *codes: int) -> None:
+        """Wait until a process ends, and demand that it does with such an exit code."""
+        try:
+            async with asyncio.timeout(START_S):
+                code = await process.wait()
+        except TimeoutError:
+            raise Violation(f"a process was to end, and did not within {START_S:g} s") from None
+        if code not in codes:
+            raise Violation(f"a process ended with exit code {code}, not {' or '.join(map(str, codes))}")
 
-    def handled_by(self, process: asyncio.subprocess.Process) -> int:
+    async def died(self, process: Process) -> None:
+        """Wait until a process has killed itself."""
+        await self.ended(process, -signal.SIGKILL)
+
+    def look(self, what: str) -> list[Line]:
+        """The lines of one kind so far, in order. What was handled to the end goes into the history."""
+        if self._journal.exists():
+            with self._journal.open("rb") as journal:
+                journal.seek(self._read)
+                for line in journal:
+                    if not line.endswith(b"\n"):
+                        break  # it is being written
+                    self._read += len(line)
+                    kind, message, pid, attempt, at = line.decode().split()
+                    self._lines[kind].append(Line(message, int(pid), int(attempt), float(at)))
+                    if kind == "done":
+                        self._world.history.done(message, pid)
+        return self._lines[what]
+
+    def handled_by(self, process: Process) -> int:
         """How many one of them has handled."""
-        return sum(line.pid == process.pid for line in self.lines)
+        return sum(line.pid == process.pid for line in self.look("done"))
+
+    def at_work(self, process: Process) -> bool:
+        """Whether it is within a handler; of one that was killed, whether it was."""
+        began = {line.message for line in self.look("began") if line.pid == process.pid}
+        return bool(began - {line.message for line in self.look("done") if line.pid == process.pid})
+
+    async def until(self, true: Callable[[], Any], what: str) -> None:
+        """Wait for what processes do first: those of a mutant start no faster than others. None may fail."""
+
+        def or_failed() -> Any:
+            codes = {process.returncode for process in self._processes} - {None, 0, -signal.SIGKILL}
+            if codes:
+                raise Violation(f"a process ended by itself, with exit code {codes.pop()}")
+            return true()
+
+        await self._world.until(or_failed, what, within_s=START_S / min(1.0, self._world.harness.patience))
+
+    async def all_handled(self) -> None:
+        """Wait until each confirmed message is handled, as long as some are."""
+        confirmed = set(self._world.history.confirmed)
+
+        def missing() -> int:
+            return len(confirmed - {line.message for line in self.look("done")})
+
+        while left := missing():
+            await self._world.until(
+                lambda: missing() < left,
+                f"one more is handled, of {left} that are missing",
+                within_s=START_S,
+            )
 
     def logs(self) -> str:
         """What the last ones printed, for a failure's text."""
@@ -157,10 +154,12 @@ class Crew:
 
 
 @asynccontextmanager
-async def crew(url: str, **common: Any) -> AsyncIterator[Crew]:
-    """Processes that are gone afterwards, whatever happened."""
+async def crew(world: World, queue: Queue[Any], **common: Any) -> AsyncIterator[Crew]:
+    """Processes that work at one queue, and are gone afterwards, whatever happened."""
+    if world.harness.url is None:
+        raise NotRunnable(f"{world.harness.name} lives in this process: no other one can be started on it")
     with tempfile.TemporaryDirectory(prefix="busframe-kit-") as folder:
-        found = Crew(url, Path(folder), **common)
+        found = Crew(world, Path(folder), {"queue": queue.name, **common})
         try:
             yield found
         except AssertionError as error:
@@ -168,7 +167,3 @@ async def crew(url: str, **common: Any) -> AsyncIterator[Crew]:
             raise
         finally:
             await found.end()
-
-
-if __name__ == "__main__":
-    sys.exit(main(Job(**json.loads(sys.argv[1]))))

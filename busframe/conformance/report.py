@@ -28,6 +28,7 @@ def as_json(name: str, results: Sequence[Result]) -> dict[str, Any]:
                 "outcome": result.outcome,
                 "detail": result.detail,
                 "seconds": round(result.seconds, 3),
+                "left_out": list(result.left_out),
             }
             for result in results
         ],

@@ -1,12 +1,15 @@
 """Running the kit."""
 
 from collections.abc import AsyncIterator, Iterable
+from typing import get_args
 
 from busframe.conformance import checks as _checks  # registers them
-from busframe.conformance.check import CHECKS, Check, Result, run_check
+from busframe.conformance.check import CHECKS, Check, Result, Tier, run_check
 from busframe.conformance.harness import Harness
 
 assert _checks
+
+TIERS: tuple[Tier, ...] = get_args(Tier)
 
 
 def select(only: Iterable[str] = (), tiers: Iterable[str] = ("C", "K", "X")) -> list[Check]:

@@ -1,155 +1,57 @@
-"""What a check has at hand: names of its own, clients, buses, and a history of what it did."""
+"""What a check has at hand: clients of its own, and a history of what it did with them."""
 
 import asyncio
-import os
-import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any
 from uuid import uuid4
 
 from busframe.bus import Bus
 from busframe.bus.dead_letters import DeadLetterRecord
 from busframe.conformance.check import Violation
-from busframe.conformance.harness import BrokerState, Harness
+from busframe.conformance.clients import PREFIX as PREFIX
+from busframe.conformance.clients import Clients
+from busframe.conformance.harness import BrokerState, Harness, NotRunnable
 from busframe.conformance.history import History
-from busframe.errors import BusframeError, PublishError, PublishOutcomeUnknown
+from busframe.errors import PublishError, PublishOutcomeUnknown
 from busframe.handling.context import Context
-from busframe.logic.names import physical_name
-from busframe.model.capabilities import Capabilities
 from busframe.model.delivery import Delivery, Outgoing
-from busframe.model.destination import Address, DeadLetters, Destination, Queue, SourceAddress, Subscription, Topic
-from busframe.model.entity import Entity
+from busframe.model.destination import Address, DeadLetters, Destination, Queue, Subscription
 from busframe.model.events import Failed, Handled
 from busframe.model.message import Message
 from busframe.model.settlement import ACK, DeadLetter, Settlement
-from busframe.spi.transport import Host, Receiver, Transport
+from busframe.spi.transport import Receiver, Transport
 
 QUIET_S = 0.25
 """How long to go on reading after the expected number, so that extras are seen."""
+POLL_S = 0.01
+"""How long after a look at a condition the next one is taken."""
 
-PREFIX = "kit-"
 
-
-class World:
+class World(Clients):
     """One check's surroundings. Everything it opens is closed at the end.
 
     Attributes:
-        harness: of the broker.
         history: what the check did.
-        run: unique for this run of this check; part of every name.
+        left_out: the parts of the check that could not run here, each with its reason.
     """
 
     def __init__(self, harness: Harness, check: str) -> None:
-        self.harness = harness
+        super().__init__(harness, check)
         self.history = History()
-        self.run = f"{check.lower()}-{uuid4().hex[:8]}"
-        self._names = 0
-        self._stack = AsyncExitStack()
-        self._capabilities: Capabilities | None = None
+        self.left_out: list[str] = []
+        self._watched: list[Receiver] = []
 
-    async def __aenter__(self) -> Self:
-        await self._stack.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: Any) -> None:
-        await self._stack.__aexit__(*exc)
-
-    # ------------------------------------------------------------------------------------------------ names
-
-    def _fresh(self, kind: str) -> str:
-        self._names += 1
-        return f"{self.run}-{kind}{self._names}"
-
-    def queue(self, *types: type, **options: Any) -> Queue[Any]:
-        """A queue that nobody else uses."""
-        return Queue(self._fresh("q"), *types, **options)
-
-    def topic(self, *types: type, **options: Any) -> Topic[Any]:
-        """A topic that nobody else uses."""
-        return Topic(self._fresh("t"), *types, **options)
-
-    def name(self, address: Address) -> str:
-        """What an address is called on the broker."""
-        return physical_name(address, PREFIX)
-
-    # ------------------------------------------------------------------------------------------------ clients
-
-    def host(self, report: Callable[..., None] = lambda *_: None) -> Host:
-        """What a client is given."""
-        return Host(
-            clock=time.time,
-            sleep=asyncio.sleep,
-            random=random.random,
-            application="conformance",
-            instance=f"kit-{os.getpid()}-{uuid4().hex[:6]}",
-            name=self.name,
-            report=report,
-        )
-
-    async def capabilities(self) -> Capabilities:
-        """What the transport claims, when it is open."""
-        if self._capabilities is None:
-            async with self.client() as transport:
-                self._capabilities = transport.capabilities
-        return self._capabilities
-
-    @asynccontextmanager
-    async def client(self, *, report: Callable[..., None] = lambda *_: None) -> AsyncIterator[Transport]:
-        """An open client, closed at the end of the block."""
-        transport = self.harness.transport(self.host(report))
+    @contextmanager
+    def part(self, what: str) -> Iterator[None]:
+        """A part of a check that needs what not every harness can do: there it is left out, and the report says so."""
         try:
-            await transport.open()
-            yield transport
-        finally:
-            await transport.close()
-
-    async def open_client(self) -> Transport:
-        """An open client, closed at the end of the check."""
-        return await self._stack.enter_async_context(self.client())
-
-    def bus(self, **arguments: Any) -> Bus:
-        """A bus on this broker, not open. Its names have the kit's prefix, and its time-outs are short."""
-        config = {"prefix": PREFIX, "drain_timeout_s": 10, "connect_timeout_s": 10} | dict(arguments.pop("config", {}))
-        return Bus(transport=arguments.pop("transport", self.harness.transport), config=config, **arguments)
-
-    async def refused(self, bus: Bus, *kinds: type[BusframeError]) -> BusframeError:
-        """Demand that a bus does not open, for a reason of such a class, and tell it."""
-        expected = " or ".join(kind.__name__ for kind in kinds)
-        try:
-            async with bus:
-                pass
-        except kinds as error:
-            return error
-        except Exception as error:
-            raise Violation(f"{expected} was expected when the bus opens, not {error!r}") from error
-        raise Violation(f"{expected} was expected when the bus opens, and it opened")
-
-    async def declare(self, transport: Transport, *wanted: Address | Entity) -> None:
-        """Make sources and topics exist, each source with its dead letters, as the core does."""
-        entities: dict[Address, Entity] = {}
-        for item in wanted:
-            entity = item if isinstance(item, Entity) else Entity(item, ordering="none")
-            address = entity.address
-            if isinstance(address, Subscription):
-                entities.setdefault(address.topic, Entity(address.topic))
-            entities[address] = entity
-            if isinstance(address, Queue | Subscription):
-                entities.setdefault(address.dead_letters, Entity(address.dead_letters))
-        await transport.apply(await transport.plan(list(entities.values())))
-
-    async def receiver(
-        self, transport: Transport, source: SourceAddress | Entity, *, prefetch: int = 10, **options: Any
-    ) -> Receiver:
-        """An open receiver, closed at the end of the check."""
-        entity = source if isinstance(source, Entity) else Entity(source, ordering="none")
-        receiver = transport.receiver(entity, prefetch=prefetch, **options)
-        self._stack.push_async_callback(receiver.close)
-        await receiver.open()
-        return receiver
+            yield
+        except NotRunnable as reason:
+            if (said := f"{what}: {reason}") not in self.left_out:
+                self.left_out.append(said)
 
     # ------------------------------------------------------------------------------------------------ messages
 
@@ -235,7 +137,7 @@ class World:
                 self.history.done(delivery.message.id, str(id(receiver)))
 
     async def drain(self, receiver: Receiver, count: int, *, within_s: float = 10.0) -> list[Delivery]:
-        """Receive and acknowledge so many, with no longer pause than that, and see that no more come."""
+        """Receive and acknowledge so many, with no longer pause than that; from then on watch that no more come."""
         deliveries: list[Delivery] = []
         within_s *= self.harness.patience
         while len(deliveries) < count:
@@ -248,17 +150,33 @@ class World:
                 self.history.taken(delivery.message.id, str(id(receiver)))
             await self.settle(receiver, some)
             deliveries += some
-        await self.nothing(receiver)
+        self.watch(receiver)
         return deliveries
 
-    async def nothing(self, receiver: Receiver, *, quiet_s: float = QUIET_S) -> None:
-        """Demand that nothing comes for a quiet period."""
-        try:
-            async with asyncio.timeout(quiet_s):
-                extra = await receiver.receive(1)
-        except TimeoutError:
-            return
-        raise Violation(f"unexpected message {extra[0].message.id}: {extra[0].message.body[:60]!r}")
+    def watch(self, *receivers: Receiver) -> None:
+        """Demand that nothing more comes to receivers than the check takes, until it ends and a quiet period is over.
+
+        One period for all of them; whoever closes one before the end asks for ``nothing`` first.
+        """
+        self._watched += [receiver for receiver in receivers if receiver not in self._watched]
+
+    async def watched(self) -> None:
+        """The quiet period at the end of a check."""
+        if self._watched:
+            await self.nothing(*self._watched)
+
+    async def nothing(self, *receivers: Receiver, quiet_s: float = QUIET_S) -> None:
+        """Demand that nothing comes to receivers for a quiet period; who was watched is no longer."""
+        self._watched = [receiver for receiver in self._watched if receiver not in receivers]
+        receiving = [asyncio.ensure_future(receiver.receive(1)) for receiver in receivers]
+        await asyncio.wait(receiving, timeout=quiet_s, return_when=asyncio.FIRST_COMPLETED)
+        for each in receiving:
+            each.cancel()
+        for end in await asyncio.gather(*receiving, return_exceptions=True):
+            if isinstance(end, Exception):
+                raise end
+            if not isinstance(end, BaseException):
+                raise Violation(f"unexpected message {end[0].message.id}: {end[0].message.body[:60]!r}")
 
     async def rest(self, receiver: Receiver, *, quiet_s: float = QUIET_S) -> list[Delivery]:
         """Receive and acknowledge whatever comes, until nothing comes for a quiet period."""
@@ -332,7 +250,7 @@ class World:
                 return
             if time.monotonic() > until:
                 raise Violation(f"not within {within_s:g} s: {what}\n{self.account()}")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(POLL_S)
 
     async def stays(self, true: Callable[[], bool], what: str, *, quiet_s: float = QUIET_S) -> None:
         """Demand that a condition holds for a quiet period."""
@@ -340,15 +258,16 @@ class World:
         while true():
             if time.monotonic() > until:
                 return
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(POLL_S)
         raise Violation(f"it did not stay so: {what}")
 
     async def quiet(self, count: Callable[[], int], *, quiet_s: float = QUIET_S) -> None:
         """Wait until a count of what happens stays as it is for a quiet period, so that extras are seen."""
-        before = -1
-        while before != count():
-            before = count()
-            await asyncio.sleep(quiet_s)
+        before, since = count(), time.monotonic()
+        while time.monotonic() < since + quiet_s:
+            await asyncio.sleep(POLL_S)
+            if (now := count()) != before:
+                before, since = now, time.monotonic()
 
     def balanced(self, **allowed: Any) -> None:
         """Demand that the history adds up."""
@@ -370,12 +289,18 @@ def ended(events: Sequence[object]) -> list[Handled | Failed]:
     ]
 
 
+async def together(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run parts of a check at the same time; if one fails, the others are ended."""
+    running = [asyncio.ensure_future(part) for part in parts]
+    try:
+        await asyncio.gather(*running)
+    finally:
+        for each in running:
+            each.cancel()
+        await asyncio.wait(running)
+
+
 def failed_as(outcome: Exception | None, kind: type[PublishError] | type[Exception]) -> None:
     """Demand that an outcome is of a class."""
     if not isinstance(outcome, kind):
         raise Violation(f"{kind.__name__} was expected, not {outcome!r}")
-
-
-def with_entity(entity: Entity, **changes: Any) -> Entity:
-    """An entity with something else asked."""
-    return replace(entity, **changes)

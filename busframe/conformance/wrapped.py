@@ -1,13 +1,16 @@
 """A transport and a receiver that do what others do, for checks and mutants that step in between."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from busframe.model.delivery import Delivery, Outgoing
 from busframe.model.destination import SourceAddress
 from busframe.model.entity import Change, Entity, Finding, Stats, Stored
 from busframe.model.settlement import Settlement
-from busframe.spi.transport import Receiver, Transport
+from busframe.registry import find_plugin, register
+from busframe.spi.transport import Host, Receiver, Transport
 
 
 class WrappedReceiver(Receiver):
@@ -28,6 +31,10 @@ class WrappedReceiver(Receiver):
     async def receive(self, limit: int) -> Sequence[Delivery]:
         """As the other one."""
         return await self.inner.receive(limit)
+
+    def holds(self, delivery: Delivery) -> bool:
+        """As the other one."""
+        return self.inner.holds(delivery)
 
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """As the other one."""
@@ -111,3 +118,18 @@ class WrappedTransport(Transport):
     async def diagnose(self) -> Sequence[Finding]:
         """As the other one."""
         return await self.inner.diagnose()
+
+
+def change_transports(scheme: str, change: Callable[[Callable[[Host], Transport], Host], Transport]) -> None:
+    """Let this process make other transports from now on.
+
+    Args:
+        scheme: of the URLs that they are for.
+        change: makes one, from what makes the right one, and a host.
+    """
+    plugin = find_plugin(scheme)
+
+    def create(settings: Any, host: Host) -> Transport:
+        return change(partial(plugin.create, settings), host)
+
+    register(replace(plugin, create=create))

@@ -105,7 +105,8 @@ class Publisher(ABC):
     ) -> Sequence[Message]:
         """Publish many messages, pipelined, in order; returns when the broker has confirmed all of them.
 
-        Memory is bounded: of the bodies no more than a window is prepared ahead.
+        Of the bodies no more than a window is prepared ahead; what was confirmed is kept, because it is returned. So
+        publish an endless input in pieces.
 
         Args:
             to: a queue or a topic.

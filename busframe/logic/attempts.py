@@ -12,7 +12,7 @@ from busframe.logic.wire import ATTEMPT, FIRST_FAILED_AT
 from busframe.model.message import Headers
 
 SUSPECT_FROM = 3
-"""So many deliveries without a recorded failure make a suspect: it may be what kills the process."""
+"""So many deliveries without a recorded failure, at least, make a suspect: it may be what kills the process."""
 
 
 def failures_recorded(carried: Mapping[str, str], source: str) -> int:
@@ -46,7 +46,8 @@ def judge_deliveries(deliveries: int, max_deliveries: int, *, max_attempts: int,
     """The crash guard.
 
     The first delivery beyond ``max_deliveries`` still runs, alone: only when that one comes back as well is it a crash
-    loop. So twenty clean restarts with a full prefetch kill no healthy message.
+    loop. So twenty clean restarts with a full prefetch kill no healthy message. And since brokers count what was only
+    fetched ahead and handed back, a message is not suspected before half of the deliveries that it may have.
 
     Args:
         deliveries: the broker's count since the copy was stored or its last failure recorded.
@@ -58,6 +59,6 @@ def judge_deliveries(deliveries: int, max_deliveries: int, *, max_attempts: int,
     limit = max_deliveries if attempt_exact else max(max_deliveries, max_attempts + 10)
     if deliveries > limit + 1:
         return Verdict.CRASH_LOOP
-    if deliveries >= (SUSPECT_FROM if attempt_exact else max_attempts + SUSPECT_FROM):
+    if deliveries >= (max(SUSPECT_FROM, limit // 2) if attempt_exact else max_attempts + SUSPECT_FROM):
         return Verdict.SUSPECT
     return Verdict.CLEAR

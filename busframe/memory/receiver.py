@@ -113,6 +113,10 @@ class MemoryReceiver(Receiver):
         finally:
             sleeping.cancel()
 
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether a delivery was not taken back; see ``Receiver``."""
+        return not self._keep or (self._consumer is not None and delivery.receipt in self._consumer.held)
+
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """Settle deliveries; see ``Receiver``."""
         if self._consumer is None:

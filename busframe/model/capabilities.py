@@ -1,7 +1,10 @@
 """What a transport can do: what is claimed is proven by the conformance kit, what is not raises ``Unsupported``."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
+
+from busframe.model.message import no_headers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +33,7 @@ class Capabilities:
         browse: any source can be looked at without taking.
         remove: single messages of any source can be removed.
         stats: depth and the like can be asked.
+        why_not: of what is not claimed here but elsewhere, by name: what is in the way. For errors.
     """
 
     durable: bool
@@ -53,3 +57,4 @@ class Capabilities:
     browse: bool = False
     remove: bool = False
     stats: bool = False
+    why_not: Mapping[str, str] = field(default_factory=no_headers)

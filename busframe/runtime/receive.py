@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Literal
 
-from busframe.errors import BusframeError, DestinationNotFound, TransportError
+from busframe.errors import BusframeError, ClosedError, DestinationNotFound, TransportError
 from busframe.logic.attempts import Verdict
 from busframe.logic.credit import Credit
 from busframe.model.delivery import Delivery
@@ -39,7 +40,6 @@ class Receiving:
         counters: of the source.
         judge: the crash guard's verdict on a number of deliveries.
         settler: told when what was received belongs to the broker again.
-        release: hands flights back to the broker.
         redeclare: makes the source exist again, when the broker says that it is gone.
         changed: (whether the source is consumed, why not)
         spawn: makes a task that the source owns.
@@ -58,7 +58,6 @@ class Receiving:
         counters: Counters,
         judge: Callable[[int], Verdict],
         settler: Settler,
-        release: Callable[[Sequence[Flight]], None],
         redeclare: Callable[[Entity], Awaitable[None]],
         changed: Callable[[bool, BaseException | None], None],
         spawn: Spawn,
@@ -81,12 +80,12 @@ class Receiving:
         self._counters = counters
         self._judge = judge
         self._settler = settler
-        self._release = release
         self._redeclare = redeclare
         self._changed = changed
         self._spawn = spawn
         self._window = credit.window
         self._generation: int | None = None
+        self._suspected = False
         self._credit_free: asyncio.Future[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -158,6 +157,7 @@ class Receiving:
         backoff = Backoff(self._host.sleep, self._host.random)
         while True:
             try:
+                await self.resumed.wait()
                 await self._fetch(self.receiver or await self.open(), backoff)
             except Exception as error:
                 await self._begin_again(error, backoff)
@@ -188,31 +188,42 @@ class Receiving:
                 log_failure(self._address, "declaring it again failed", error)
 
     async def _fetch(self, receiver: Receiver, backoff: Backoff) -> None:
+        """Receive until the receiver is closed for a pause."""
         credit, slots, counters, by_key = self._credit, self._slots, self._counters, self._by_key
         # What an at-most-once source has received is settled: it cannot come back, and there is nothing to release.
         suspect_from = self.suspect_from if self._ack != "before" else sys.maxsize
         while True:
             if not self.resumed.is_set():
                 await self.resumed.wait()
+            if self.receiver is not receiver:
+                return
             if credit.available <= 0:
                 await self._wait_for_credit()
                 continue
             if self._window != credit.window:
                 self._window = credit.window
                 await receiver.resize(self._window)
-            deliveries = await receiver.receive(credit.available)
+            try:
+                deliveries = await receiver.receive(credit.available)
+            except ClosedError:
+                if self.receiver is receiver:
+                    raise
+                return
+            if self.receiver is not receiver:
+                return
             backoff.reset()
             self.last_active = self._time()
             if deliveries[0].generation != self._generation:
                 if self._generation is not None:
                     self._forget_unstarted()
                 self._generation = deliveries[0].generation
+                self._suspected = False
                 self._changed(True, None)
             credit.take(len(deliveries))
             counters.received += len(deliveries)
             for delivery in deliveries:
                 if delivery.deliveries >= suspect_from:
-                    await self._isolate(receiver, delivery, deliveries)
+                    await self._isolate(receiver, deliveries)
                     break
             else:
                 for delivery in deliveries:
@@ -234,47 +245,73 @@ class Receiving:
         if not done:
             self._credit.succeed(self._credit.window)
 
-    async def _isolate(self, receiver: Receiver, suspect: Delivery, deliveries: Sequence[Delivery]) -> None:
-        """Run a suspect alone, so that if it kills the process, it takes no other message with it."""
+    async def _isolate(self, receiver: Receiver, deliveries: Sequence[Delivery]) -> None:
+        """Run the suspects among these alone, so that one that kills the process takes no other message with it.
+
+        What was received with it is handled first, where keys have an order what is ahead of it: handed back, it would
+        be counted like what it is not, and it would come again behind what is on its way. What still waits behind a
+        suspect that kills the process is counted with it, so only the first suspect that comes is found guilty by that.
+        """
         slots = self._slots
-        flight = Flight(suspect, receiver, suspect.message.key if self._by_key else None)
-        slots.block("isolating")
+        if not self._by_key:
+            deliveries = sorted(deliveries, key=lambda delivery: delivery.deliveries >= self.suspect_from)
+        waiting = deque(Flight(one, receiver, one.message.key if self._by_key else None) for one in deliveries)
         try:
-            self._credit.narrow()
-            self._window = 1
-            others = slots.withdraw(waiting=False)
-            others += [Flight(delivery, receiver, None) for delivery in deliveries if delivery is not suspect]
-            ahead = others[: len(others) - len(deliveries) + deliveries.index(suspect) + 1]
-            if overtakes := flight.lane is not None and flight.lane in [one.delivery.message.key for one in ahead]:
-                others.append(Flight(suspect, receiver, None))
-            self._release(others)
-            try:
-                await receiver.resize(1)
-            except Exception as error:  # then the next receive waits for the connection, or says what is wrong
-                log_failure(self._address, "narrowing the prefetch failed", error)
-            if overtakes:  # all of its key are delivered again, one by one
-                return
+            while waiting:
+                deliveries_so_far = waiting[0].delivery.deliveries
+                if deliveries_so_far < self.suspect_from:
+                    slots.offer(waiting.popleft())
+                    slots.wake()
+                    continue
+                if self._credit.narrow():
+                    await self._resize(receiver)
+                await slots.wait_quiet()
+                slots.block("isolating")
+                verdict = self._judge(deliveries_so_far)
+                if verdict is Verdict.CRASH_LOOP and self._suspected:
+                    verdict = Verdict.SUSPECT
+                self._suspected = True
+                await self._run_alone(waiting.popleft(), verdict)
+                slots.unblock("isolating")
+        finally:
+            for flight in waiting:  # who cancels this takes out of the lanes what has not started
+                slots.offer(flight)
+            slots.unblock("isolating")
+
+    async def _resize(self, receiver: Receiver) -> None:
+        self._window = self._credit.window
+        try:
+            await receiver.resize(self._window)
+        except Exception as error:  # then the next receive waits for the connection, or says what is wrong
+            log_failure(self._address, "narrowing the prefetch failed", error)
+
+    async def _run_alone(self, flight: Flight, verdict: Verdict) -> None:
+        """Run a suspect when nothing else runs, until it is settled or waits for its retry. Slots are blocked."""
+        slots = self._slots
+        try:
             while slots.running or not self.resumed.is_set():
                 await slots.wait_quiet()
                 await self.resumed.wait()
-            if flight.lane is not None and not slots.lanes.seize(flight.lane):
-                slots.offer(flight)  # behind an older one of its key, which waits for its retry
-                return
-            logger.warning(
-                "%s: message %s was delivered %d times and never settled: it runs alone",
-                self._address,
-                suspect.message.id,
-                suspect.deliveries,
-                extra={"source": self._address, "message_id": suspect.message.id},
-            )
-            flight.settled = asyncio.get_running_loop().create_future()
-            # A task of its own, so that a drain that ends this loop lets the handler finish.
-            alone = self._spawn(slots.start(flight, self._judge(suspect.deliveries)), "alone")
-            await asyncio.wait((alone,))
-            if flight.settlement is not None:
-                await asyncio.wait((flight.settled,))
-        finally:
-            slots.unblock("isolating")
+            await self._settler.wait_empty()  # what its neighbours came to must not be lost with it
+        except asyncio.CancelledError:
+            slots.offer(flight)
+            raise
+        if flight.lane is not None and not slots.lanes.seize(flight.lane):
+            slots.offer(flight)  # behind an older one of its key, which waits for its retry
+            return
+        logger.warning(
+            "%s: message %s was delivered %d times and never settled: it runs alone",
+            self._address,
+            flight.delivery.message.id,
+            flight.delivery.deliveries,
+            extra={"source": self._address, "message_id": flight.delivery.message.id},
+        )
+        flight.settled = asyncio.get_running_loop().create_future()
+        # A task of its own, so that a drain that ends this loop lets the handler finish.
+        alone = self._spawn(slots.start(flight, verdict), "alone")
+        await asyncio.wait((alone,))
+        if flight.settlement is not None:
+            await asyncio.wait((flight.settled,))
 
 
 def log_failure(address: str, what: str, error: BaseException) -> None:

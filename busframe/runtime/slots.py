@@ -30,6 +30,7 @@ class Slots:
         pause: what to do with a flight whose handler asks for a pause.
         hand_back: what to do with one that would wait in its lane while the source drains.
         survived: told that a handler has failed, and that its message waits: the process lives.
+        gone: takes a flight that the broker has taken back before it was started.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Slots:
         pause: Callable[[Flight, float], None],
         hand_back: Callable[[Flight, InLane], None],
         survived: Callable[[Flight], None],
+        gone: Callable[[Flight], None],
     ) -> None:
         self.lanes: Lanes[Flight] = Lanes()
         self.running = 0
@@ -50,6 +52,7 @@ class Slots:
         self._pause = pause
         self._hand_back = hand_back
         self._survived = survived
+        self._gone = gone
         self._blocked: set[Reason] = set()
         self._retiring = 0
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -154,6 +157,9 @@ class Slots:
         self.running += 1
         try:
             while True:
+                if not flight.receiver.holds(flight.delivery):
+                    self._gone(flight)
+                    return
                 try:
                     in_lane = await self._handle(flight, verdict)
                 except Exception as error:

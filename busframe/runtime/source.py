@@ -86,7 +86,9 @@ class SourceRunner:
         self._settler = Settler(self.address, host, self._on_settled, lambda: redeclare(entity), self._retry_here)
         # What an at-most-once source receives is settled already.
         handling.finish = (lambda flight: self._on_settled(flight, None)) if self._before else self._settler.put
-        self._slots = Slots(handling, host.sleep, self._spawn, self._pause, self._end_in_drain, self._survived)
+        self._slots = Slots(
+            handling, host.sleep, self._spawn, self._pause, self._end_in_drain, self._survived, self._gone
+        )
         self._receiving = Receiving(
             entity,
             ack="before" if self._before else "after",
@@ -98,7 +100,6 @@ class SourceRunner:
             counters=self.counters,
             judge=self._judge,
             settler=self._settler,
-            release=self._release,
             redeclare=redeclare,
             changed=self.reported,
             spawn=self._spawn,
@@ -220,7 +221,7 @@ class SourceRunner:
     def _on_settled(self, flight: Flight, outcome: SettlementLost | None) -> None:
         if outcome is not None:
             self.counters.lost += 1
-            logger.info("%s: %s", self.address, outcome, extra={"source": self.address})
+            logger.info("%s", outcome, extra={"source": self.address})
         elif flight.settlement is not RELEASE:
             self._survived(flight)
         if flight.settled is not None and not flight.settled.done():
@@ -235,6 +236,10 @@ class SourceRunner:
     def _survived(self, flight: Flight) -> None:
         if flight.delivery.deliveries < self._receiving.suspect_from and self.credit.succeed():
             self._receiving.credit_is_free()
+
+    def _gone(self, flight: Flight) -> None:
+        """Whoever has it now handles it: to start it here would handle it twice, and out of order."""
+        self._on_settled(flight, SettlementLost(f"{self.address}: the broker took back what was not started yet"))
 
     def _retry_here(self, flight: Flight, nack: Nack) -> None:
         """A foreign message may be so large that no copy of it fits: then it waits for its retry in its lane."""
@@ -294,11 +299,23 @@ class SourceRunner:
             self._slots.block("paused")
             self._advance("paused")
             self._pause_task = self._spawn(self._wait_paused(), "pause")
-        if pause_s > self._hold_max_s and not self._before:
+        too_long = pause_s > self._hold_max_s and not self._before
+        if too_long and self.plan.ordering != "key":
             self._slots.lanes.again(flight, flight.lane)
             self._release(self._slots.withdraw(waiting=False))
-        else:
-            self._slots.again(flight)
+            return
+        self._slots.again(flight)
+        if too_long and not self._keeps_receiver:
+            self._spawn(self._let_go(), "letting go")
+
+    async def _let_go(self) -> None:
+        """Close the receiver for the rest of a pause: so all goes back together, and keys keep their order."""
+        await self._slots.wait_quiet()
+        await self._settler.wait_empty()
+        if self._pause_task is not None and not self._draining and not self._by_hand:
+            for flight in self._slots.withdraw(waiting=True):
+                self._on_settled(flight, None)
+            await self._receiving.close()
 
     async def _wait_paused(self) -> None:
         while (wait_s := self._paused_until - self._host.clock()) > 0:

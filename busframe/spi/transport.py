@@ -85,6 +85,14 @@ class Receiver(ABC):
         If cancelled: no message is lost; the next call returns it.
         """
 
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether a delivery of this receiver is still its own; False once the broker has surely taken it back.
+
+        Asked each time before a handler starts, so it answers at once. Where another worker may go on with the next
+        messages of a key, what is stale must not start here.
+        """
+        return True
+
     @abstractmethod
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """Tell the broker what became of deliveries of this receiver. Works until ``close``, also after ``stop``.

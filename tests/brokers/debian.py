@@ -71,6 +71,9 @@ def _install(root: Path, suite: str, packages: Sequence[str]) -> None:
         raise Unavailable(f"installing it failed: {str(error).strip().splitlines()[-1]}") from error
     for package in (root / "var/cache/apt/archives").glob("*.deb"):
         package.unlink()
+    hosts = root / "etc/hosts"
+    if not hosts.exists():  # in older releases it comes from the installer
+        hosts.write_text("127.0.0.1 localhost\n::1 localhost\n")
 
 
 def _root_env() -> dict[str, str]:

@@ -12,21 +12,21 @@ from typing import Generic, TypeVar
 from tests.brokers.compose import engine_answers
 from tests.brokers.server import Server, Unavailable
 
-# The modules here that have a BROKER.
-BROKERS = ("rabbitmq", "kafka")
+# What can be had: a module here, and after a dash the version, where it is not the one that most tests use.
+BROKERS = ("rabbitmq", "rabbitmq-3.10", "kafka", "toxiproxy")
 
 S = TypeVar("S", bound=Server)
 
 
 @dataclass(frozen=True)
 class Broker(Generic[S]):
-    """The ways to one kind of server; each broker's module has one of these, called BROKER.
+    """The ways to one kind of server; each broker's module has one for each version, all of them in BROKERS.
 
     Attributes:
-        name: the module's name, and the service in docker-compose.yml.
+        name: one of `find.BROKERS`, and the service in docker-compose.yml.
         variable: the environment variable that gives the URL of a running server.
         given: makes the server object for such a URL.
-        compose: makes a server of docker compose, on the given port or on a free one.
+        compose: makes a server of docker compose, on the given port or on a free one; None: there is no such service.
         install: makes a server in the given folder, on the given port or on a free one; may install it first.
             Raises `Unavailable` where it cannot.
     """
@@ -34,7 +34,7 @@ class Broker(Generic[S]):
     name: str
     variable: str
     given: Callable[[str], S]
-    compose: Callable[[int | None], S]
+    compose: Callable[[int | None], S] | None
     install: Callable[[Path, int | None], S]
 
 
@@ -82,7 +82,7 @@ def running(broker: Broker[S], *, own: bool = False, port: int | None = None) ->
     with tempfile.TemporaryDirectory(prefix=f"busframe-{broker.name}-") as folder:
         if url and not own:
             server = broker.given(url)
-        elif engine_answers():
+        elif broker.compose is not None and engine_answers():
             server = broker.compose(port)
         else:
             server = broker.install(Path(folder), port)
@@ -94,6 +94,7 @@ def running(broker: Broker[S], *, own: bool = False, port: int | None = None) ->
 
 
 def broker(name: str) -> Broker[Server]:
-    """Return the broker of the module `tests.brokers.<name>`."""
-    found: Broker[Server] = importlib.import_module(f"tests.brokers.{name}").BROKER
+    """Return the broker of that name, one of `BROKERS`."""
+    module = importlib.import_module(f"tests.brokers.{name.partition('-')[0]}")
+    found: Broker[Server] = next(broker for broker in module.BROKERS if broker.name == name)
     return found

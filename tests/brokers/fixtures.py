@@ -15,8 +15,11 @@ from tests.brokers.find import BROKERS, Broker, S, running
 from tests.brokers.kafka import BROKER as KAFKA
 from tests.brokers.kafka import Kafka
 from tests.brokers.rabbitmq import BROKER as RABBITMQ
+from tests.brokers.rabbitmq import OLDER as OLDER_RABBITMQ
 from tests.brokers.rabbitmq import RabbitMQ
 from tests.brokers.server import Unavailable
+from tests.brokers.toxiproxy import BROKER as TOXIPROXY
+from tests.brokers.toxiproxy import Toxiproxy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,6 +89,13 @@ def breakable_rabbitmq() -> Iterator[RabbitMQ]:
         yield start()
 
 
+@pytest.fixture(scope="class")
+def older_rabbitmq() -> Iterator[RabbitMQ]:
+    """The same with the oldest version that is supported."""
+    for start in _own(OLDER_RABBITMQ):
+        yield start()
+
+
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[Kafka]:
     """The Kafka server of this run, shared by all tests."""
@@ -109,3 +119,9 @@ def breakable_kafka() -> Iterator[Kafka]:
     """A Kafka server that the tests of one class use, and may stop and kill as long as they start it again."""
     for start in _own(KAFKA):
         yield start()
+
+
+@pytest.fixture(scope="session")
+def toxiproxy() -> Iterator[Toxiproxy]:
+    """What puts proxies before servers, for the faults of networks; shared by all tests."""
+    yield from _shared(TOXIPROXY)

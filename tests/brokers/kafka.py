@@ -161,3 +161,4 @@ def _java(home: Path) -> list[str]:
 
 
 BROKER = Broker("kafka", "BUSFRAME_TEST_KAFKA_URL", given=_given, compose=_compose, install=_install)
+BROKERS = (BROKER,)

@@ -50,6 +50,14 @@ def test_order(monkeypatch: pytest.MonkeyPatch, given: str | None, engine: bool,
         assert server.url == expected
 
 
+@pytest.mark.parametrize("name", find.BROKERS)
+def test_each_name_is_a_server_and_a_service(name: str) -> None:
+    """What can be asked for by name can be had from docker compose as well, but where it says that it cannot."""
+    found = find.broker(name)
+    assert found.name == name
+    assert found.compose is None or f"\n  {name}:" in (Path(__file__).parents[2] / "docker-compose.yml").read_text()
+
+
 def test_a_missing_server_skips_on_a_developers_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one line of the skip says what is missing, why, and what would help."""
     monkeypatch.delenv("CI", raising=False)

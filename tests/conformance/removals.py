@@ -141,6 +141,14 @@ REMOVALS = (
         "amqp",
     ),
     Removal(
+        "the letters that stay go back also when the newest one was removed",
+        "plugins/rabbitmq/busframe_rabbitmq/letters.py",
+        "self._channel.requeue(0, multiple=True)",
+        "self._channel.requeue(self._taken, multiple=True)",
+        "V14",
+        "amqp",
+    ),
+    Removal(
         "a cumulative acknowledgement stops below what is unfinished",
         "busframe/logic/offsets.py",
         "list(takewhile(self._finished.__getitem__, self._finished))",

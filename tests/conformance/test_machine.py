@@ -7,7 +7,7 @@ import pytest
 from busframe.conformance import Violation
 from busframe.conformance.machine import run_machine
 from busframe.conformance.memory import MemoryHarness
-from busframe.conformance.mutants import MUTANTS
+from busframe.conformance.mutants import MUTANTS, MemoryMutant
 
 
 @pytest.fixture(autouse=True)
@@ -26,5 +26,7 @@ def test_memory_and_a_dict_agree() -> None:
 @pytest.mark.parametrize("name", ["IgnoresPublishDelay", "AcksOnDelivery"])
 def test_it_finds_a_mutant(name: str) -> None:
     """Without being told what to look for."""
+    mutant = MUTANTS[name]
+    assert isinstance(mutant, MemoryMutant)
     with pytest.raises(Violation):
-        run_machine(MUTANTS[name].harness(), examples=60, shrink=False)
+        run_machine(mutant.harness(), examples=60, shrink=False)

@@ -1,8 +1,9 @@
-"""The application under fault: it writes down what it handled, so that the account does not rest on the framework."""
+"""The application under fault: it writes down what it did, so that the account does not rest on the framework."""
 
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -11,6 +12,7 @@ from busframe import Bus, Context, Message, Queue, Retry
 
 JOURNAL = Path(os.environ.get("BUSFRAME_TEST_JOURNAL", "journal"))
 WORK_S = float(os.environ.get("BUSFRAME_TEST_WORK_S", "0"))
+PREFETCH = 20
 
 
 class Job(BaseModel):
@@ -31,12 +33,13 @@ deadly = Queue("deadly", Job)
 bus = Bus(uses=[jobs, flaky, deadly])
 
 
-@bus.handle(jobs, concurrency=10, prefetch=20)
+@bus.handle(jobs, concurrency=10, prefetch=PREFETCH)
 async def work(job: Job, ctx: Context) -> None:
     """Take a while, and write it down."""
+    begun = time.monotonic()
     if WORK_S:
         await asyncio.sleep(WORK_S)
-    write(f"handled {job.n} {ctx.attempt}")
+    write(f"handled {job.n} {ctx.attempt} {os.getpid()} {begun} {time.monotonic()}")
 
 
 @bus.handle(flaky, retry=Retry(max_attempts=3, delay_s=0.2, factor=2.0, jitter=0.0))

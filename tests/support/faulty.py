@@ -187,6 +187,10 @@ class FaultyReceiver(Receiver):
             count = count or self.faults.counts[delivery.position]
         return delivery if count is None else replace(delivery, deliveries=count)
 
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether it does."""
+        return self.inner.holds(delivery)
+
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """Settle, but what is judged otherwise."""
         await self.faults.meet("settle")

@@ -30,7 +30,9 @@ from busframe.conformance.checks import (
     retries,
     security,
     settling,
+    soak,
     subscriptions,
+    telemetry,
     waiting,
 )
 
@@ -61,7 +63,9 @@ __all__ = [
     "retries",
     "security",
     "settling",
+    "soak",
     "subscriptions",
+    "telemetry",
     "waiting",
     "ordering",
     "concurrency",

@@ -7,14 +7,12 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 from busframe.bus import Bus
 from busframe.conformance.attempts import PROMPT_S, Held
 from busframe.conformance.check import Violation, check
-from busframe.conformance.harness import NotRunnable
-from busframe.conformance.world import World
+from busframe.conformance.world import World, together
 from busframe.errors import ClosedError, SettlementLost
 from busframe.handling.context import Context
 from busframe.model.destination import Queue
@@ -46,7 +44,7 @@ async def waits_for_handlers(world: World) -> None:
             raise Violation("the handler finished, and the drain says that it had to be cancelled")
     transport = await world.open_client()
     await world.drain(await world.receiver(transport, out), 1)
-    await world.nothing(await world.receiver(transport, queue))
+    world.watch(await world.receiver(transport, queue))
     world.balanced()
 
 
@@ -69,7 +67,7 @@ async def gives_back(world: World) -> None:
     rest = await world.take(successor, 9)
     await world.settle(stopped, held)
     await world.settle(successor, rest)
-    await world.nothing(successor)
+    world.watch(successor)
 
     waiting = await world.receiver(transport, queue)
     receiving = asyncio.ensure_future(waiting.receive(1))
@@ -166,7 +164,7 @@ async def closes_anyhow(world: World) -> None:
     await _ends(world, "a second close of a client", client.close)
     await _ends(world, "closing the receiver of a closed client", left.close)
 
-    with suppress(NotRunnable):
+    with world.part("a client that reconnects"):
         reconnecting = await world.open_client()
         await world.receiver(reconnecting, queue)
         await world.harness.disconnect()
@@ -221,14 +219,13 @@ async def leaves_nothing(world: World) -> None:
             await world.until(lambda: len(world.history.handled) > done, "a message to be handled")
 
     async def consumers() -> int | None:
-        with suppress(NotRunnable):
-            counts = [(await world.broker_state(queue)).consumers for queue in queues]
-            return sum(filter(None, counts))
-        return None
+        counts = [(await world.broker_state(queue)).consumers for queue in queues]
+        return sum(filter(None, counts))
 
     await cycle(queues[0])
     await work()
-    await consumers()
+    with world.part("what the broker says"):
+        await consumers()  # its own client may keep something
     before = _resources()
     for _ in range(5):
         await asyncio.gather(*map(cycle, queues))
@@ -238,7 +235,8 @@ async def leaves_nothing(world: World) -> None:
         return {what: count - before[what] for what, count in _resources().items() if count > before[what] + SPARE}
 
     await world.until(lambda: not left(), f"what 50 cycles left behind to go: {left()}", within_s=5)
-    await _no_consumers(world, consumers)
+    with world.part("what the broker says"):
+        await _no_consumers(world, consumers)
     world.balanced()
 
 
@@ -312,10 +310,13 @@ async def leaving(world: World) -> None:
         if await bus._run((), None, None):
             raise Violation("a drained worker ended with an exit code that is not 0")
 
-    await _drained(world, "an exception", fail, lambda _: trigger.set(), RuntimeError)
-    await _drained(world, "a cancellation", wait, lambda task: task.cancel(), asyncio.CancelledError)
+    ways = [
+        _drained(world, "an exception", fail, lambda _: trigger.set(), RuntimeError),
+        _drained(world, "a cancellation", wait, lambda task: task.cancel(), asyncio.CancelledError),
+    ]
     if threading.current_thread() is threading.main_thread() and sys.platform != "win32":
-        await _drained(world, "SIGTERM", run, lambda _: os.kill(os.getpid(), signal.SIGTERM), None)
+        ways.append(_drained(world, "SIGTERM", run, lambda _: os.kill(os.getpid(), signal.SIGTERM), None))
+    await together(*ways)
     world.balanced()
 
 
@@ -352,4 +353,4 @@ async def _drained(
     (ended,) = await asyncio.gather(task, return_exceptions=True)
     if type(ended) is not (expected or type(None)):
         raise Violation(f"a worker that is left by {what} ended with {ended!r}")
-    await world.nothing(await world.receiver(await world.open_client(), queue))
+    world.watch(await world.receiver(await world.open_client(), queue))

@@ -3,19 +3,22 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 from busframe.conformance.attempts import Attempts
 from busframe.conformance.check import Violation, check
+from busframe.conformance.processes import crew
+from busframe.conformance.program import PREFETCH
 from busframe.conformance.world import World
 from busframe.errors import BusframeError
 from busframe.handling.context import Context
 from busframe.handling.outcomes import Reject
 from busframe.logic.retry import Retry
-from busframe.model.destination import DeadLetters
+from busframe.model.destination import DeadLetters, Queue
 from busframe.model.message import Message
 from busframe.model.settlement import DeadLetter
 
@@ -45,7 +48,7 @@ async def one_letter(world: World) -> None:
         attempts.were({message.id: [1, 2] for message in sent})
     if {letter.id for letter in letters} != {message.id for message in sent}:
         raise Violation(f"the dead letters were {[letter.id for letter in letters]}")
-    await world.nothing(await world.receiver(transport, queue))
+    world.watch(await world.receiver(transport, queue))
     await world.dead(transport, queue, len(sent))
 
 
@@ -128,10 +131,31 @@ async def nowhere_to_put_it(world: World) -> None:
         (letter,) = await world.dead(transport, queue, 1)
     if letter.id != message.id or letter.dead is None or letter.dead.reason != "rejected":
         raise Violation(f"the dead letter was {letter}")
-    await world.nothing(await world.receiver(transport, queue))
+    world.watch(await world.receiver(transport, queue))
 
 
-@check("I4", "a connection that is lost while messages are dead-lettered may double letters, and loses none", tier="X")
+@check(
+    "I4",
+    "a process that dies between storing a dead letter and settling its message may double letters, and loses none",
+    tier="X",
+)
+async def killed_between_copy_and_ack(world: World) -> None:
+    """By SIGKILL, when the copy is confirmed, and when it is about to be sent; the next process goes on."""
+    queue, count = world.queue(str), 30
+    moments = ("after the copy", "before the copy") * 2
+    async with world.bus(uses=[queue]) as bus, crew(world, queue, does="reject") as workers:
+        sent = [await bus.publish(queue, f"{n}") for n in range(count)]
+        for moment in moments:
+            await workers.died(await workers.start(dies_after=3, dies=moment))
+        last = await workers.start()
+        letters = await _letters_of_all(world, queue, sent)
+        last.terminate()
+        await workers.ended(last, 0)
+    if letters > count + len(moments) * PREFETCH:
+        raise Violation(f"of {count} messages there are {letters} dead letters, after {len(moments)} crashes")
+
+
+@check("I8", "a connection that is lost while messages are dead-lettered may double letters, and loses none", tier="X")
 async def cut_while_dead_lettering(world: World) -> None:
     """Cut several times."""
     queue = world.queue()
@@ -144,20 +168,33 @@ async def cut_while_dead_lettering(world: World) -> None:
         raise Reject("never")
 
     async with bus:
-        sent = await world.send(bus, queue, *range(60))
+        sent = [await bus.publish(queue, n) for n in range(60)]
     async with bus.worker():
         for enough in (5, 20, 35):
             await world.until(partial(_more_than, given_up, enough), "the next dead letters")
             await world.harness.disconnect()
-        transport = await world.open_client()
-        letters: set[str] = set()
+        await _letters_of_all(world, queue, sent)
 
-        async def all_there() -> bool:
-            letters.update(stored.message.id for stored in await transport.browse(queue.dead_letters, limit=200))
-            return letters >= {message.id for message in sent}
 
-        await world.until(all_there, f"dead letters of all {len(sent)} messages", within_s=30)
-    await world.nothing(await world.receiver(transport, queue))
+async def _letters_of_all(world: World, queue: Queue[Any], sent: Sequence[Message]) -> int:
+    """Wait until each message has a dead letter that says it was rejected, and is gone. Returns how many there are."""
+    transport = await world.open_client()
+    missing = {message.id for message in sent}
+    count = 0
+
+    async def all_there() -> bool:
+        nonlocal count
+        letters = [stored.message for stored in await transport.browse(queue.dead_letters, limit=1000)]
+        missing.difference_update(letter.id for letter in letters if letter.dead and letter.dead.reason == "rejected")
+        count = len(letters)
+        return not missing
+
+    try:
+        await world.until(all_there, "dead letters of all messages", within_s=30)
+    except Violation as violation:
+        raise Violation(f"{len(missing)} of {len(sent)} messages are no dead letters: {violation}") from None
+    world.watch(await world.receiver(transport, queue))
+    return count
 
 
 def _more_than(some: set[str], count: int) -> bool:
@@ -283,5 +320,5 @@ async def dropped(world: World) -> None:
     told = [text for text in warnings if "dropped" in text and str(queue) in text]
     if len(told) != len(sent):
         raise Violation(f"{len(sent)} messages were dropped, and {len(told)} warnings say so: {warnings}")
-    await world.nothing(await world.receiver(transport, queue))
+    world.watch(await world.receiver(transport, queue))
     await world.dead(transport, queue, 0)

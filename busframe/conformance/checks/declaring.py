@@ -1,17 +1,20 @@
 """O: what an application needs is made, compared or assumed; nothing else is touched."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from busframe.bus import Bus
 from busframe.conformance.check import Violation, check
 from busframe.conformance.world import World
-from busframe.errors import DestinationNotFound, TopologyMismatch
+from busframe.errors import AccessDenied, DestinationNotFound, TopologyMismatch
+from busframe.handling.context import Context
+from busframe.logic.retry import Retry
 from busframe.model.destination import Address, DeadLetters, Queue
 from busframe.model.entity import Entity
 from busframe.model.message import Message
 from busframe.model.settlement import DeadLetter
-from busframe.spi.transport import Transport
+from busframe.spi.transport import Host, Transport
 
 
 async def _refused(call: Awaitable[object], kind: type[Exception], what: str) -> Exception:
@@ -72,7 +75,7 @@ async def _handles_one(world: World, queue: Queue[Any], mode: str) -> None:
 
 @check("O2", "with declaring turned off, what is there is used, and what is missing is said")
 async def declared_by_others(world: World) -> None:
-    """``topology``: ``assume`` and ``verify``."""
+    """``topology``: ``assume`` and ``verify``, for anybody, and for a user who may do no more."""
     queue, absent = world.queue(), world.queue()
     transport = await world.open_client()
     await world.declare(transport, queue)
@@ -92,9 +95,45 @@ async def declared_by_others(world: World) -> None:
 
     await _refused(work("assume"), DestinationNotFound, "a worker of a queue that does not exist, assumed")
     await _refused(work("verify"), TopologyMismatch, "a worker of a queue that does not exist, verified")
+    with world.part("a user who may make nothing"):
+        await _least_privilege(world, await world.harness.native_user(may_use=True), absent)
     for address in (absent, absent.dead_letters):
         if await world.harness.native_exists(address, world.name(address)):
             raise Violation(f"{address} was made although nothing was to be declared")
+    world.balanced()
+
+
+async def _least_privilege(world: World, restricted: Callable[[Host], Transport], absent: Queue[Any]) -> None:
+    """What an administrator has made is enough for all that a worker does; and no more can be made."""
+    queue, topic = world.queue(), world.topic()
+    subscription = topic.subscription("s")
+    delay_s = 0.1 if (await world.capabilities()).nack_delay_max_s else 0.0
+
+    def new_bus(mode: str, transport: Callable[[Host], Transport]) -> Bus:
+        bus = world.bus(config={"topology": mode}, transport=transport)
+
+        async def handle(body: str, ctx: Context) -> None:
+            if body == "fails" or ctx.attempt == 1:
+                raise RuntimeError("as it should")
+            world.handled(ctx)
+
+        for source in (queue, subscription):
+            bus.handle(source, name=str(source), retry=Retry(max_attempts=2, delay_s=delay_s, jitter=0))(handle)
+        return bus
+
+    async with new_bus("create", world.harness.transport):
+        pass
+    for count, mode in enumerate(("assume", "verify"), start=1):
+        bus = new_bus(mode, restricted)
+        done = len(world.history.handled)
+        async with bus.worker():
+            await world.send(bus, queue, mode)
+            await world.send(bus, topic, mode)
+            await bus.publish(queue, "fails")
+            both = f"two messages, retried with topology={mode!r} by a user who may make nothing"
+            await world.until(lambda: len(world.history.handled) >= done + 2, both)  # noqa: B023
+            await world.letters(bus, queue, count)
+    await world.refused(world.bus(uses=[absent], transport=restricted), AccessDenied)
 
 
 @check("O3", "purge and remove take exactly what they say; what is temporary goes with its consumer")
@@ -125,7 +164,7 @@ async def taken_away(world: World) -> None:
         (waiting,) = await transport.browse(queue)
         if (removed := await transport.remove(queue, [waiting.position])) != 1:
             raise Violation(f"remove of a waiting message says {removed}")
-        await world.nothing(await world.receiver(transport, queue))
+        world.watch(await world.receiver(transport, queue))
     if claims.temporary:
         await _temporary(world, transport)
 

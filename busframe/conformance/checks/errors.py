@@ -4,21 +4,26 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from busframe.bus import Bus
-from busframe.conformance.addresses import stranger, unreachable
+from busframe.conformance.addresses import unreachable
 from busframe.conformance.check import Violation, check
+from busframe.conformance.harness import NotRunnable
 from busframe.conformance.world import World
 from busframe.errors import (
     AccessDenied,
+    Backpressure,
     BusframeError,
     ClosedError,
     ConnectionFailed,
     DestinationNotFound,
     MessageTooLarge,
+    PublishFailed,
     Unsupported,
 )
 from busframe.model.delivery import Outgoing
+from busframe.model.destination import Queue
 from busframe.model.entity import Entity
 from busframe.model.settlement import ACK, RELEASE
+from busframe.spi.transport import Transport
 
 
 async def error_of(call: Awaitable[object]) -> Exception | None:
@@ -47,13 +52,44 @@ async def opening(url: str) -> Exception | None:
     return await error_of(opened())
 
 
-@check("P1", "what is missing, too large, unreachable or forbidden raises its class, and says whether waiting helps")
+@check(
+    "P1",
+    "bad password, unreachable, missing, forbidden, too large, full: each raises its class, and says if waiting helps",
+)
 async def classes(world: World) -> None:
-    """Bad passwords and closed ports where the broker has a URL."""
+    """Parts of it need a server, its users, or a source that can be full."""
     claims = await world.capabilities()
-    queue, absent = world.queue(), world.queue()
+    queue = world.queue()
     transport = await world.open_client()
     await world.declare(transport, queue)
+    await _missing(world, transport)
+    if claims.max_message_bytes is not None:
+        (outcome,) = await world.try_publish(transport, queue, world.message(b"x" * (claims.max_message_bytes + 1)))
+        of_class("a message over the limit", outcome, MessageTooLarge)
+    await world.publish(transport, queue, world.message())
+    with world.part("a port where nothing listens"):
+        if (url := unreachable(world.harness)) is None:
+            raise NotRunnable(f"{world.harness.name} is no server")
+        _waiting_helps("a port where nothing listens", await opening(url), ConnectionFailed, True)
+    with world.part("a wrong password"):
+        url = world.harness.url_with_bad_password()
+        _waiting_helps("a wrong password", await opening(url), AccessDenied, False)
+    with world.part("a user without rights"):
+        await _forbidden(world, transport, queue)
+    with world.part("a source that is full"):
+        await _full(world, transport)
+    await world.drain(await world.receiver(transport, queue), 1)
+    world.balanced()
+
+
+def _waiting_helps(what: str, error: Exception | None, kind: type[Exception], helps: bool) -> None:
+    of_class(what, error, kind)
+    if getattr(error, "transient", helps) is not helps:
+        raise Violation(f"{what}: waiting {'may help' if helps else 'is no use'}, and the error denies it: {error!r}")
+
+
+async def _missing(world: World, transport: Transport) -> None:
+    absent = world.queue()
     missing: dict[str, Callable[[], Awaitable[object]]] = {
         "a receiver of what is not there": transport.receiver(Entity(absent, ordering="none"), prefetch=1).open,
         "browse of what is not there": lambda: transport.browse(absent.dead_letters),
@@ -65,21 +101,50 @@ async def classes(world: World) -> None:
     of_class("a publish to what is not there", outcome, DestinationNotFound)
     if not isinstance(outcome, DestinationNotFound) or outcome.destination != str(absent):
         raise Violation(f"{absent} is not there, and the error names another destination: {outcome!r}")
-    if claims.max_message_bytes is not None:
-        (outcome,) = await world.try_publish(transport, queue, world.message(b"x" * (claims.max_message_bytes + 1)))
-        of_class("a message over the limit", outcome, MessageTooLarge)
-    await world.publish(transport, queue, world.message())
-    if (url := unreachable(world.harness)) is not None:
-        error = await opening(url)
-        of_class("a port where nothing listens", error, ConnectionFailed)
-        if isinstance(error, ConnectionFailed) and not error.transient:
-            raise Violation(f"a server that is not there may come, and the error says that waiting is no use: {error}")
-    if (url := stranger(world.harness)) is not None and (error := await opening(url)) is not None:
-        of_class("a wrong password", error, AccessDenied)
-        if isinstance(error, AccessDenied) and error.transient:
-            raise Violation(f"a password does not become right by waiting, and the error says so: {error}")
-    await world.drain(await world.receiver(transport, queue), 1)
-    world.balanced()
+
+
+async def _forbidden(world: World, transport: Transport, queue: Queue[Any]) -> None:
+    """Whatever a user without any right tries with a queue, and with one that is missing; all stays as it is."""
+    absent, letters = world.queue(), queue.dead_letters
+    await transport.publish([Outgoing(letters, world.message())], timeout_s=10.0)
+    async with world.client(await world.harness.native_user(may_use=False)) as stranger:
+        forbidden: dict[str, Callable[[], Awaitable[object]]] = {
+            "consuming without the right": stranger.receiver(Entity(queue, ordering="none"), prefetch=1).open,
+            "declaring without the right": lambda: world.declare(stranger, absent),
+            "browsing without the right": lambda: stranger.browse(letters),
+            "purging without the right": lambda: stranger.purge(letters),
+        }
+        for what, call in forbidden.items():
+            _waiting_helps(what, await error_of(call()), AccessDenied, False)
+        (outcome,) = await world.try_publish(stranger, queue, world.message())
+        _waiting_helps("publishing without the right", outcome, PublishFailed, False)
+    if await world.harness.native_exists(absent, world.name(absent)):
+        raise Violation("a user without rights made a queue")
+    await world.dead(transport, queue, 1)
+
+
+FULL = 1000
+"""The most messages that a source can take which is to be full after a few."""
+
+
+async def _full(world: World, transport: Transport) -> None:
+    """It refuses for now, loses nothing of what it took, and takes more when there is room."""
+    full = world.queue()
+    await world.harness.native_full(full, world.name(full))
+    outcome: Exception | None = None
+    for _ in range(FULL):
+        (outcome,) = await world.try_publish(transport, full, world.message())
+        if outcome is not None:
+            break
+    _waiting_helps("a publish to what is full", outcome, Backpressure, True)
+    receiver = await world.receiver(transport, full, prefetch=FULL)
+    await world.drain(receiver, len(world.history.confirmed) - 1)  # one is in another queue
+
+    async def room() -> bool:
+        return (await world.try_publish(transport, full, world.message()))[0] is None
+
+    await world.until(room, "a publish to what was full, and is empty")
+    await world.drain(receiver, 1)
 
 
 @check("P2", "no error of a client library escapes: it is the cause; and the native client can be had by its type")

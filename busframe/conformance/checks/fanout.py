@@ -182,7 +182,7 @@ async def filtered(world: World) -> None:
             lambda: all(len(got[name]) >= len(wanted[name]) for name in filters),
             f"the filters take {', '.join(f'{len(w)} ({name})' for name, w in wanted.items())} messages",
         )
-        await asyncio.sleep(QUIET_S)
+        await world.quiet(lambda: sum(map(len, got.values())))
         for name, subscription in subscriptions.items():
             got_all(f"{subscription} with the filter {filters[name]}", wanted[name], got[name])
     async with bus:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,9 +20,9 @@ from busframe.handling.context import Context
 from busframe.model.destination import Queue
 
 
-def _worker(world: World, *queues: Queue[Any], **config: Any) -> Bus:
+def _worker(world: World, *queues: Queue[Any], **options: Any) -> Bus:
     """A bus that handles these queues."""
-    bus = world.bus(config=config)
+    bus = world.bus(**options)
     for queue in queues:
 
         @bus.handle(queue, name=queue.name)
@@ -32,71 +32,121 @@ def _worker(world: World, *queues: Queue[Any], **config: Any) -> Bus:
     return bus
 
 
-async def _insist(world: World, bus: Bus, queue: Queue[Any], count: int, each: Callable[[], None]) -> None:
-    """Publish as an application does that wants each message there: again under its id until it is confirmed."""
-    for _ in range(count):
-        id = uuid4().hex
-        world.history.tried.append(id)
-        until = time.monotonic() + 50
-        while True:
-            try:
-                await bus.publish(queue, "x", id=id, timeout_s=5)
-                break
-            except (PublishError, TransportError):
-                if time.monotonic() > until:
-                    raise
-                await asyncio.sleep(0.05)
-        world.history.confirmed.append(id)
-        each()
+async def _insist(world: World, bus: Bus, queue: Queue[Any]) -> None:
+    """Publish as an application does that wants its message there: again under its id until it is confirmed."""
+    id = uuid4().hex
+    world.history.tried.append(id)
+    until = time.monotonic() + 50
+    while True:
+        try:
+            await bus.publish(queue, "x", id=id, timeout_s=5)
+            break
+        except (PublishError, TransportError):
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.05)
+    world.history.confirmed.append(id)
 
 
-async def _all_handled(world: World, *, within_s: float = 15.0) -> None:
-    def all_of_them() -> bool:
-        return set(world.history.confirmed) <= {message for message, _ in world.history.handled}
+async def _all_handled(world: World) -> None:
+    """Wait until they are, as long as some come."""
+    confirmed = set(world.history.confirmed)
+    handled: set[str] = set()
 
-    await world.until(all_of_them, f"all {len(world.history.confirmed)} messages", within_s=within_s)
+    def missing() -> int:
+        handled.update(message for message, _ in world.history.handled)
+        return len(confirmed - handled)
+
+    while left := missing():
+        await world.until(lambda: missing() < left, f"one more of {len(confirmed)} messages", within_s=30)
     # Whatever was cut off may come twice; nothing may be lost.
-    world.balanced(duplicates=len(world.history.confirmed), exclusive=False)
+    world.balanced(duplicates=len(confirmed), exclusive=False)
 
 
-async def _through(world: World, faults: Sequence[Callable[[], Awaitable[None]]], *, count: int = 300) -> None:
-    """Publish and handle, and let faults happen on the way."""
-    queue, publishers = world.queue(), 10
-    bus = _worker(world, queue)
-    due = [count * (number + 1) // (len(faults) + 1) for number in range(len(faults))]
-    enough = [asyncio.Event() for _ in faults]
+async def _through(
+    world: World,
+    bus: Bus,
+    queue: Queue[Any],
+    faults: Mapping[float, Callable[[], Awaitable[None]]],
+    *,
+    publishers: int,
+    each: int,
+) -> None:
+    """Publish and handle, and let faults happen when such a part of all messages is confirmed.
 
-    def published() -> None:
-        for event, least in zip(enough, due, strict=True):
-            if len(world.history.confirmed) >= least:
-                event.set()
+    While a fault happens the publishers are slower, and before the last one none ends, so that it meets messages.
+    """
+    total = publishers * each
+    enough = {part: asyncio.Event() for part in faults}
+    left = len(faults)
+    happening = False
+
+    async def publish() -> None:
+        number = 0
+        while number < each or left:
+            await _insist(world, bus, queue)
+            number += 1
+            for part, event in enough.items():
+                if len(world.history.confirmed) >= part * total:
+                    event.set()
+            await asyncio.sleep(0.1 if happening or number >= each else 0)
 
     async with bus.worker():
-        publishing = asyncio.gather(
-            *(_insist(world, bus, queue, count // publishers, published) for _ in range(publishers))
-        )
+        publishing = asyncio.gather(*(publish() for _ in range(publishers)))
         try:
-            for event, fault in zip(enough, faults, strict=True):
-                await event.wait()
+            for part, fault in faults.items():
+                await enough[part].wait()
+                happening = True
                 await fault()
+                happening = False
+                left -= 1
             await publishing
         finally:
             publishing.cancel()
             await asyncio.wait((publishing,))
-            publishing.cancelled() or publishing.exception()  # looked at: else it is reported once more, by the loop
-        await _all_handled(world, within_s=30)
+            if not publishing.cancelled():
+                publishing.exception()  # looked at: else it is reported once more, by the loop
+        await _all_handled(world)
 
 
 @check("M1", "through a restart and a kill of the broker every confirmed message arrives", tier="X")
 async def restart_and_kill(world: World) -> None:
-    """While ten publishers and a worker go on."""
-    await _through(world, (world.harness.restart, world.harness.kill))
+    """While a hundred publishers and a worker go on: 10 000 messages; a restart after a third, SIGKILL after half."""
+    queue = world.queue()
+    faults = {1 / 3: world.harness.restart, 1 / 2: world.harness.kill}
+    await _through(world, _worker(world, queue), queue, faults, publishers=100, each=100)
 
 
-@check("M2", "through cuts of every connection every confirmed message arrives", tier="X")
-async def cuts(world: World) -> None:
-    """While ten publishers and a worker go on."""
-    await _through(world, (world.harness.disconnect,) * 3)
+@check(
+    "M2", "through cuts and a silence every confirmed message arrives; the silence is noticed as is claimed", tier="X"
+)
+async def cuts_and_silence(world: World) -> None:
+    """While ten publishers and a worker go on. Silence is what a dead network leaves, or a server that is stopped."""
+    queue = world.queue()
+    cuts = dict.fromkeys((0.25, 0.5, 0.75), world.harness.disconnect)
+    await _through(world, _worker(world, queue), queue, cuts, publishers=10, each=30)
+    with world.part("a silence"):
+        silence_s = world.harness.silence_s
+        if silence_s is None:
+            raise NotRunnable(f"no client of {world.harness.name} notices a silence")
+        queue = world.queue()
+        bus = _worker(world, queue, transport=world.harness.watchful)
+
+        async def silence() -> None:
+            longest_s = silence_s + PROMPT_S
+            freezing = asyncio.create_task(world.harness.freeze(longest_s))
+            try:
+                await world.until(
+                    lambda: freezing.done() or not bus.health().ready, "the silence to be noticed", within_s=longest_s
+                )
+            finally:
+                freezing.cancel()
+                await asyncio.wait((freezing,))
+            if not freezing.cancelled():
+                freezing.result()  # not runnable
+                raise Violation(f"a silence of {longest_s:g} s was not noticed, and {silence_s:g} s are claimed")
+
+        await _through(world, bus, queue, {0.5: silence}, publishers=10, each=30)
 
 
 @check("M3", "after a recovery there is one consumer for each source, and the bus says that it is ready", tier="X")
@@ -106,10 +156,10 @@ async def one_consumer(world: World) -> None:
     bus = _worker(world, queue)
     async with bus.worker():
         for _ in range(2):
-            await _insist(world, bus, queue, 1, lambda: None)
+            await _insist(world, bus, queue)
             await _all_handled(world)
             await world.harness.disconnect()
-        await _insist(world, bus, queue, 1, lambda: None)
+        await _insist(world, bus, queue)
         await _all_handled(world)
         await world.until(lambda: bus.health().ready, "the bus to be ready again")
 
@@ -207,7 +257,7 @@ async def deleted(world: World) -> None:
     await world.declare(transport, queue)
     receiver = await world.receiver(transport, queue)
     receiving = asyncio.ensure_future(error_of(receiver.receive(1)))
-    bus = _worker(world, queue, topology="assume")
+    bus = _worker(world, queue, config={"topology": "assume"})
     async with bus.worker():
         await world.harness.delete(queue, world.name(queue))
         await asyncio.wait((receiving,), timeout=PROMPT_S * world.harness.patience)

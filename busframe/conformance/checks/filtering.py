@@ -15,7 +15,7 @@ EU, US, AP = {"region": "eu"}, {"region": "us"}, {"region": "ap"}
 
 @check("V15", "a filter takes exactly what matches; a changed one never delivers what the new one excludes")
 async def filters(world: World) -> None:
-    """One value, several values, several names; then the first one is changed while nobody consumes."""
+    """One value, several values, several names; then the first one is changed while nobody consumes and one waits."""
     topic = world.topic(str)
     wanted: dict[str, Where] = {
         "one": EU,
@@ -59,6 +59,8 @@ async def filters(world: World) -> None:
             raise Violation(f"where={wanted[name]} took {sorted(got[name])}, not {expected}")
     world.balanced(duplicates=len(sent))
 
+    async with bus:
+        await bus.publish(topic, "waits", headers=EU)  # the old filter takes it, and the new one decides
     changed = worker_of({"one": topic.subscription("one", where=US)})
     got.clear()
     async with changed.worker() as worker:

@@ -10,7 +10,7 @@ from functools import partial
 from busframe import Context, Retry
 from busframe.conformance.check import Violation, check
 from busframe.conformance.consuming import consuming
-from busframe.conformance.world import World
+from busframe.conformance.world import World, together
 from busframe.conformance.wrapped import WrappedReceiver, WrappedTransport
 from busframe.errors import ClosedError, SettlementLost, TransportError, Unsupported
 from busframe.model.delivery import Delivery
@@ -50,13 +50,21 @@ async def _no_holding(world: World) -> None:
 
 @check(
     "F4",
-    "what is held stays with who holds it, longer than any lock of the broker, and can be settled then",
+    "what is held stays with who holds it, longer than any lock, and can be settled; unless its client falls silent",
     tier="K",
     claimed=lambda claims: claims.hold_max_s > 0,
     unclaimed=_no_holding,
 )
 async def held_alone(world: World) -> None:
-    """Held for three locks of the broker, or a second, while another client waits for messages."""
+    """For three locks of the broker, or a second, while another client waits for messages; and where it has locks."""
+    if world.harness.lock_s is None:
+        await _held_alone(world)
+    else:
+        await together(_held_alone(world), _lost_by_silence(world, world.harness.lock_s))
+    world.balanced()
+
+
+async def _held_alone(world: World) -> None:
     queue = world.queue()
     first, second = await world.open_client(), await world.open_client()
     hold_s = min(first.capabilities.hold_max_s, 3 * world.harness.lock_s if world.harness.lock_s else 1.0)
@@ -67,8 +75,25 @@ async def held_alone(world: World) -> None:
     other = await world.receiver(second, queue)
     await world.nothing(other, quiet_s=hold_s)
     await world.settle(receiver, taken)
-    await world.nothing(other)
-    world.balanced()
+    world.watch(other)
+
+
+async def _lost_by_silence(world: World, lock_s: float) -> None:
+    """A client that renews nothing any more loses what it holds to another one, and cannot settle it."""
+    with world.part("a client that falls silent"):
+        queue = world.queue()
+        silent, other = await world.open_client(), await world.open_client()
+        await world.declare(silent, queue)
+        await world.publish(silent, queue, world.message())
+        receiver = await world.receiver(silent, queue)
+        (held,) = await world.take(receiver, 1)
+        await world.harness.silence(silent)
+        world.history.gone(str(id(receiver)))
+        successor = await world.receiver(other, queue)
+        (anew,) = await world.take(successor, 1, within_s=10 + 3 * lock_s)
+        if not await _settle_lost(world, receiver, (held, ACK)):
+            await world.settle(successor, [anew])
+        world.watch(successor)
 
 
 @check("F7", "what was delivered over a lost connection cannot be settled, and never settles another message", tier="X")
@@ -109,7 +134,7 @@ async def lost_to_another(world: World) -> None:
     done = await _settle_lost(world, receiver, (old[0], ACK), (old[1], RELEASE))
     done |= await _settle_lost(world, other, (old[2], ACK), (old[1], RELEASE))
     await world.settle(other, [delivery for delivery in anew if delivery.message.id not in done])
-    await world.nothing(other)
+    world.watch(other)
     world.balanced()
 
 
@@ -151,7 +176,7 @@ async def many_nacks(world: World) -> None:
         await world.close(receivers[2])
         async with consuming(world, await world.receiver(clients[2], queue), limit=5, work=every_tenth):
             await world.until(lambda: len(handled) >= 600, "500 messages after every tenth was nacked")
-    await world.nothing(receivers[0])
+    world.watch(receivers[0])
     world.balanced()
 
 
@@ -185,7 +210,7 @@ async def failures_are_heard(world: World) -> None:
         raise Violation(f"a settlement failed, and was not reported; reported was {warnings}")
     transport = await world.open_client()
     for queue in (by_hand, alone):
-        await world.nothing(await world.receiver(transport, queue))
+        world.watch(await world.receiver(transport, queue))
     world.balanced()
 
 

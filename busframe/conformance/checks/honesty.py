@@ -3,16 +3,19 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields
+from math import isfinite
 from typing import Any
 
+from busframe.bus import Bus
 from busframe.conformance.check import CHECKS, OUTCOMES, Check, Violation, check, run_check
 from busframe.conformance.harness import NotRunnable
 from busframe.conformance.world import World
 from busframe.errors import Unsupported
+from busframe.logic.retry import Retry
 from busframe.model.capabilities import Capabilities
 from busframe.model.delivery import Delivery
-from busframe.model.entity import Stats
-from busframe.model.settlement import DeadLetter
+from busframe.model.entity import Entity, Stats
+from busframe.model.settlement import DeadLetter, Nack
 
 PROVEN_BY = {
     "durable": ("E1", "F1", "J3"),
@@ -45,7 +48,10 @@ def claimed(claims: Capabilities) -> list[str]:
     return [
         field.name
         for field in fields(claims)
-        if (value := getattr(claims, field.name)) is not None and value is not False and value not in (0, "none")
+        if (value := getattr(claims, field.name)) is not None
+        and value is not False
+        and value not in (0, "none")
+        and field.name != "why_not"
     ]
 
 
@@ -126,10 +132,11 @@ async def _works_in_order(world: World) -> str:
         return "an open bus"
 
 
-@check("R3", "what is claimed does something: statistics and looks at a source are the truth")
+@check("R3", "what is claimed does something: limits are kept at their edge, statistics and looks are the truth")
 async def claims_are_true(world: World) -> None:
-    """Compared with what the check did, and with what the broker itself says."""
+    """Compared with what the check did, and with what the broker itself says. B3 and J4 have the other limits."""
     claims = await world.capabilities()
+    await _longest(world, claims)
     queue = world.queue()
     transport = await world.open_client()
     await world.declare(transport, queue)
@@ -153,6 +160,44 @@ async def claims_are_true(world: World) -> None:
     await _finish(world, receiver, second)
 
 
+async def _longest(world: World, claims: Capabilities) -> None:
+    """The longest delays and holds that are claimed are taken; a longer hold is refused (J4 has longer delays)."""
+    transport = await world.open_client()
+    queue = world.queue()
+    await world.declare(transport, Entity(queue, ordering="none", longest_delay_s=_finite(claims.nack_delay_max_s)))
+    receiver = await world.receiver(transport, queue)
+    if longest := _finite(claims.publish_delay_max_s):
+        (outcome,) = await world.try_publish(transport, queue, world.message(), delay_s=longest)
+        if outcome is not None:
+            raise Violation(f"a publish with a delay of {longest:g} s, which is claimed, ended as {outcome!r}")
+    if longest := _finite(claims.nack_delay_max_s):
+        await world.publish(transport, queue, world.message())
+        (outcome,) = await receiver.settle([(each, Nack(longest)) for each in await world.take(receiver, 1)])
+        if outcome is not None:
+            raise Violation(f"a nack with a delay of {longest:g} s, which is claimed, ended as {outcome!r}")
+        async with _retrying(world, longest):
+            pass
+    if (longest := _finite(claims.hold_max_s)) and claims.ordering != "none":
+        async with _retrying(world, longest, ordering="key"):
+            pass
+        await world.refused(_retrying(world, longest + 1, ordering="key"), Unsupported)
+    world.watch(receiver)
+
+
+def _finite(limit_s: float) -> float:
+    return limit_s if isfinite(limit_s) else 0.0
+
+
+def _retrying(world: World, delay_s: float, **options: Any) -> Bus:
+    bus = world.bus(config={"max_lane_delay_s": 2 * delay_s})
+
+    @bus.handle(world.queue(), retry=Retry(delay_s=delay_s, max_delay_s=delay_s, jitter=0), **options)
+    async def handle(body: bytes) -> None:
+        pass
+
+    return bus
+
+
 async def _statistics(world: World, ask: Callable[[], Awaitable[Stats]], queue: Any) -> None:
     seen: list[Stats] = []
 
@@ -169,14 +214,12 @@ async def _statistics(world: World, ask: Callable[[], Awaitable[Stats]], queue: 
         await world.until(true, "true statistics", within_s=5)
     except Violation:
         raise Violation(f"4 messages (1 held), 1 consumer and 1 dead letter are there; statistics say {seen}") from None
-    try:
+    with world.part("what the broker says"):
         state = await world.broker_state(queue)
-    except NotRunnable:
-        return
-    for name, told in (("consumers", seen[0].consumers), ("ready", seen[0].depth)):
-        broker = getattr(state, name)
-        if broker is not None and told is not None and broker != told:
-            raise Violation(f"statistics say {told} {name}, and the broker says {broker}")
+        for name, told in (("consumers", seen[0].consumers), ("ready", seen[0].depth)):
+            broker = getattr(state, name)
+            if broker is not None and told is not None and broker != told:
+                raise Violation(f"statistics say {told} {name}, and the broker says {broker}")
 
 
 async def _finish(world: World, receiver: Any, held: Delivery) -> None:

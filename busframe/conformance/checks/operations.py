@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 from typing import Any
@@ -31,7 +31,7 @@ async def _absent(world: World, *addresses: Address) -> None:
 
 @check("V8", "verify names what is missing and makes nothing; assume fails at the first use; neither administrates")
 async def topology_modes(world: World) -> None:
-    """What is missing, what is there, and what is there for a client that may not look."""
+    """What is missing, what is there, and and that for clients and users who may not make anything."""
     absent, present, topic = world.queue(str), world.queue(str), world.topic(str)
     await _absent(world, absent, topic)
 
@@ -68,7 +68,22 @@ async def topology_modes(world: World) -> None:
     async with plain.worker():
         await world.send(plain, present, "1", "2")
         await world.until(lambda: len(world.history.handled) == 2, "a client without rights handles two messages")
+    with world.part("a user who may make nothing"):
+        await _verified(world, await world.harness.native_user(may_use=True), present, absent)
     world.balanced()
+
+
+async def _verified(
+    world: World, restricted: Callable[[Host], Transport], present: Queue[str], absent: Queue[str]
+) -> None:
+    error = await world.refused(
+        world.bus(config={"topology": "verify"}, transport=restricted, uses=[present, absent]), TopologyMismatch
+    )
+    if str(absent) not in str(error) or str(present) in str(error):
+        raise Violation(f"of {present} and {absent} the second one is missing, and the error says: {error}")
+    await _absent(world, absent)
+    async with world.bus(config={"topology": "verify"}, transport=restricted, uses=[present]):
+        pass
 
 
 async def _ignore(body: str) -> None: ...

@@ -4,7 +4,7 @@ import asyncio
 
 from busframe.conformance.attempts import PROMPT_S, Attempts
 from busframe.conformance.check import Violation, check
-from busframe.conformance.world import World
+from busframe.conformance.world import World, together
 from busframe.errors import PublishError
 from busframe.handling.context import Context
 from busframe.logic.retry import Retry
@@ -16,7 +16,7 @@ from busframe.model.message import Message
 )
 async def handlers_and_their_messages(world: World) -> None:
     """Each part with queues of its own, at the same time."""
-    await asyncio.gather(_published_before(world), _failed_publish(world), _only_after_success(world), _crash(world))
+    await together(_published_before(world), _failed_publish(world), _only_after_success(world), _crash(world))
     world.balanced()
 
 
@@ -43,7 +43,7 @@ async def _published_before(world: World) -> None:
         await world.drain(await world.receiver(transport, out), 1)
         there.set()
         await world.until(lambda: bus.statistics()[str(queue)]["handled"] == 1, "the handler to end")
-    await world.nothing(await world.receiver(transport, queue))
+    world.watch(await world.receiver(transport, queue))
 
 
 async def _failed_publish(world: World) -> None:

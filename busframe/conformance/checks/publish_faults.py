@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from busframe.conformance.check import Violation, check
 from busframe.conformance.consuming import drain_until
-from busframe.conformance.programs import run_killed
+from busframe.conformance.processes import crew
 from busframe.conformance.world import World, failed_as
 from busframe.errors import PublishOutcomeUnknown
 
@@ -20,9 +20,11 @@ async def killed_publisher(world: World) -> None:
     for count in (1, 10):
         ids = [uuid4().hex for _ in range(4 * count)]
         history.tried += ids
-        confirmed = await run_killed(world, "publish", queue.name, str(count), *ids)
+        async with crew(world, queue, does="publish", ids=tuple(ids), dies_after=count) as publishers:
+            await publishers.died(await publishers.start())
+            confirmed = [line.message for line in publishers.look("published")]
         if len(confirmed) != count:
-            raise Violation(f"the program wrote {len(confirmed)} ids, and not {count}, before it died")
+            raise Violation(f"the process wrote {len(confirmed)} ids, and not {count}, before it died")
         history.confirmed += confirmed
         history.unknown += [id for id in ids if id not in confirmed]
     receiver = await world.receiver(transport, queue)

@@ -11,6 +11,9 @@ from busframe.handling.context import Context
 from busframe.logic.retry import Retry
 from busframe.model.settlement import RELEASE
 
+WORK_S = 0.005
+"""What a handler takes."""
+
 
 @check("V1", "a handler whose acknowledgement was lost is not run again by the same process", tier="X")
 async def lost_acknowledgement(world: World) -> None:
@@ -178,7 +181,7 @@ async def order_at_hand_over(world: World) -> None:
         if key in running:
             together.append(key)
         running.add(key)
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(WORK_S)
         running.discard(key)
         world.handled(ctx)
 

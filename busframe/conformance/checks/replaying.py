@@ -16,9 +16,17 @@ if TYPE_CHECKING:
 ONCE = Retry(max_attempts=1)
 
 
-@check("V14", "looking at dead letters removes none; a replay is confirmed, then removed, keeps the id and is counted")
+@check(
+    "V14",
+    "looking at dead letters removes none; a replay is confirmed, then removed, keeps the id, is counted; others stay",
+)
 async def replay(world: World) -> None:
-    """Replays that fail, that end as letters again, and that are handled."""
+    """Replays that fail, that end as letters again, and that are handled; of the newest, and from the middle."""
+    await _replayed(world)
+    await _one_by_one(world)
+
+
+async def _replayed(world: World) -> None:
     queue, absent = world.queue(str), world.queue(str)
     bus = world.bus()
     healed = False
@@ -73,6 +81,42 @@ async def replay(world: World) -> None:
             raise Violation(f"a replay begins at attempt 1, and the attempts were {sorted(attempts.values())}")
         await world.letters(bus, queue, 0)
     world.balanced()
+
+
+async def _one_by_one(world: World) -> None:
+    """Whichever letter goes, the others stay as they were: their order, positions, bytes and records."""
+    queue, handled = world.queue(str), list[str]()
+    bus = world.bus()
+
+    @bus.handle(queue, concurrency=1, retry=ONCE)
+    async def work(body: str, ctx: Context) -> None:
+        if ctx.message.id not in healed:
+            raise ValueError("not healed")
+        handled.append(body)
+
+    healed = set[str]()
+    async with bus.worker():
+        for n in range(6):
+            await bus.publish(queue, f"{n}", headers={"n": f"{n}"})
+        letters = await world.letters(bus, queue, 6)
+        healed = {letter.message.id for letter in letters}
+        box = bus.dead_letters(queue)
+        for verb, place, which in (
+            (box.purge, -1, "the newest was purged"),
+            (box.replay, -1, "the newest was replayed"),
+            (box.replay, 1, "one from the middle was replayed"),
+            (box.purge, 1, "one from the middle was purged"),
+        ):
+            if (count := await verb([letters.pop(place)])) != 1:
+                raise Violation(f"{which}, and the count is {count}")
+            left = await world.letters(bus, queue, len(letters))
+            if left != letters:
+                raise Violation(f"{which}, and the others were {_shown(letters)} and are {_shown(left)}")
+        await world.until(lambda: len(handled) == 2, "two replayed letters are handled")
+
+
+def _shown(letters: "list[DeadLetterRecord]") -> list[str]:
+    return [f"{letter.position} {letter.message!r}" for letter in letters]
 
 
 def _same(expected: set[str], found: list[str], what: str) -> None:

@@ -60,7 +60,7 @@ async def nacked_again(world: World) -> None:
     if transport.capabilities.attempt_exact and failures != [2, 1, 1]:
         raise Violation(f"2, 1 and 1 failures were recorded, and come back as {failures}")
     await world.settle(receiver, again)
-    await world.nothing(receiver)
+    world.watch(receiver)
     world.balanced()
 
 
@@ -146,7 +146,7 @@ async def settled_twice(world: World) -> None:
         raise Violation(f"of two settlements at once none was done: {ends}")
     again = await drain_until(world, receiver, two.message)
     await world.settle(receiver, [five])
-    await world.nothing(receiver)
+    world.watch(receiver)
     if four.message.id not in [delivery.message.id for delivery in again]:
         world.history.done(four.message.id, str(id(receiver)))  # the acknowledgement was the first
     world.balanced()
@@ -251,7 +251,7 @@ async def rejected(world: World) -> None:
     if (letter.id, letter.body, reason) != (message.id, message.body, "rejected"):
         raise Violation(f"rejected as {message!r}, and dead-lettered as {letter!r}")
     for queue in (kept, dropped):
-        await world.nothing(await world.receiver(transport, queue))
+        world.watch(await world.receiver(transport, queue))
     with contextlib.suppress(DestinationNotFound):  # who drops needs no dead letters
         if letters := await transport.browse(dropped.dead_letters):
             raise Violation(f"a message that was to be dropped is a dead letter: {letters[0]!r}")
@@ -271,6 +271,7 @@ async def at_most_once(world: World) -> None:
     second = await world.open_client()
     receiver = await world.receiver(second, queue)
     back = {delivery.message.id for delivery in await world.drain(receiver, 2)}
+    await world.nothing(receiver)
     if again := back & {delivery.message.id for delivery in taken}:
         raise Violation(f"{len(again)} messages came back that were settled when they were received")
     await world.close(receiver)
@@ -287,7 +288,7 @@ async def at_most_once(world: World) -> None:
     async with bus.worker():
         await world.send(bus, queue, {"n": 1}, {"n": 2})
         await world.until(lambda: len(started) == 2, "both messages at their handler")
-    await world.nothing(await world.receiver(second, queue))
+    world.watch(await world.receiver(second, queue))
     if len(started) > 2:
         raise Violation(f"two messages were handled {len(started)} times")
 

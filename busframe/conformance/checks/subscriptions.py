@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,9 @@ from busframe.conformance.world import World
 from busframe.errors import ClosedError, Unsupported
 from busframe.handling.context import Context
 from busframe.model.destination import Address, Start, Subscription
+
+TICK = timedelta(milliseconds=50)
+"""Brokers have milliseconds, and their clock may be rounded: a time between two messages is so far from both."""
 
 
 @check("E1", "what is published while no consumer is connected is kept")
@@ -68,6 +71,7 @@ async def temporary(world: World) -> None:
     receiver = await world.receiver(transport, subscription)
     await world.publish(transport, subscription.topic, *(world.message(b"%d" % n) for n in range(5)))
     await world.drain(receiver, 5)
+    await world.nothing(receiver)
     if not await world.harness.native_exists(subscription, world.name(subscription)):
         raise Violation(f"the harness is wrong: {subscription} is consumed and does not exist on the broker")
     await receiver.close()
@@ -130,9 +134,8 @@ async def start(world: World) -> None:
     await world.declare(transport, topic.subscription("first"))
     history = [world.message(b"%d" % n) for n in range(10)]
     await world.publish(transport, topic, *history[:5])
-    await asyncio.sleep(0.05)  # brokers have milliseconds, and their clock may be rounded
-    between = datetime.now(UTC)
-    await asyncio.sleep(0.05)
+    between = datetime.now(UTC) + TICK
+    await world.until(lambda: datetime.now(UTC) > between + TICK, "a time between two messages")
     await world.publish(transport, topic, *history[5:])
     starts: dict[str, tuple[Start, int]] = {"earliest": ("earliest", 0), "time": (between, 5), "latest": ("latest", 10)}
     subscriptions = {name: topic.subscription(name, start=at) for name, (at, _) in starts.items()}

@@ -1,4 +1,4 @@
-"""Mutants of the memory transport, a file for each file of checks. Importing this registers all of them."""
+"""Mutants, a file for each file of checks. Importing this registers all of them."""
 
 from busframe.conformance.mutants import (
     batching,
@@ -6,6 +6,7 @@ from busframe.conformance.mutants import (
     closing,
     competing,
     concurrency,
+    crashes,
     dead_letters,
     declaring,
     delays,
@@ -27,20 +28,34 @@ from busframe.conformance.mutants import (
     retries,
     security,
     settling,
+    soak,
     subscriptions,
+    telemetry,
     waiting,
 )
-from busframe.conformance.mutants.mutant import MUTANTS, Mutant, MutantReceiver, MutantTransport, mutant
+from busframe.conformance.mutants.mutant import (
+    MUTANTS,
+    MemoryMutant,
+    Mutant,
+    MutantReceiver,
+    MutantTransport,
+    mutant,
+)
+from busframe.conformance.mutants.server import ServerMutant, mutated
 
 __all__ = [
     "MUTANTS",
+    "MemoryMutant",
     "Mutant",
     "MutantReceiver",
     "MutantTransport",
+    "ServerMutant",
     "mutant",
+    "mutated",
     "batching",
     "closing",
     "competing",
+    "crashes",
     "dead_letters",
     "declaring",
     "delays",
@@ -61,7 +76,9 @@ __all__ = [
     "retries",
     "security",
     "settling",
+    "soak",
     "subscriptions",
+    "telemetry",
     "waiting",
     "ordering",
     "concurrency",

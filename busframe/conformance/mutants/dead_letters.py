@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from busframe.conformance.mutants.mutant import MutantReceiver, MutantTransport, core_mutant, mutant
+from busframe.conformance.mutants.server import server_mutant
 from busframe.logic.wire import EXPIRES_AT
 from busframe.model.delivery import Delivery, Outgoing
 from busframe.model.destination import DeadLetters
@@ -155,3 +156,34 @@ class SilentLogger:
     """Stands for the logger."""
 
     info = warning = error = exception = staticmethod(_nothing)
+
+
+@server_mutant("a message is settled before its dead letter is stored", "I4", says="of 30 messages are no dead letters")
+class AcksThenCopies(MutantReceiver):
+    """The right steps in the wrong order."""
+
+    async def settle(self, settled: Settled) -> Outcomes:
+        """One after the other."""
+        return [await self._one(delivery, settlement) for delivery, settlement in settled]
+
+    async def _one(self, delivery: Delivery, settlement: Settlement) -> Exception | None:
+        letter = isinstance(settlement, DeadLetter)
+        (outcome,) = await self.inner.settle([(delivery, ACK if letter else settlement)])
+        if outcome is None and isinstance(settlement, DeadLetter) and await self._goes_on(delivery):
+            letters = DeadLetters(self.entity.address)  # type: ignore[arg-type]
+            copy = Outgoing(letters, delivery.message, dedup_key=uuid4().hex, carried=settlement.carried)
+            (outcome,) = await self.transport.publish([copy], timeout_s=10)
+        return outcome
+
+    async def _goes_on(self, delivery: Delivery) -> bool:
+        await self.transport.stats(self.entity.address)  # type: ignore[arg-type]
+        return True  # the broker answers in order: it has the acknowledgement
+
+
+@mutant("a message is settled before its dead letter is stored", "I8", says="of 60 messages are no dead letters")
+class ForgetsCopiesAtACut(AcksThenCopies):
+    """And what it has not stored yet ends with the connection."""
+
+    async def _goes_on(self, delivery: Delivery) -> bool:
+        await asyncio.sleep(0.02)
+        return delivery.generation == self.inner._consumer.generation  # type: ignore[attr-defined, no-any-return]

@@ -1,15 +1,18 @@
 """What can be wrong with O."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from busframe.bus import opened
 from busframe.bus.topology import ensure
-from busframe.conformance.mutants.mutant import MutantReceiver, MutantTransport, core_mutant, mutant
-from busframe.errors import TopologyMismatch
+from busframe.conformance.memory import MemoryHarness
+from busframe.conformance.mutants.mutant import MutantReceiver, MutantTransport, core_mutant, harness_mutant, mutant
+from busframe.errors import AccessDenied, TopologyMismatch
+from busframe.memory import MemoryTransport
 from busframe.model.destination import SourceAddress
 from busframe.model.entity import Change, Entity
-from busframe.spi.transport import Transport
+from busframe.spi.transport import Host, Transport
 
 
 @mutant("declaring what exists fails", "O1", says="is there already")
@@ -57,6 +60,20 @@ class MakesWhatItConsumes(MutantReceiver):
 async def always_ensure(transport: Transport, entities: Sequence[Entity], mode: Any) -> None:
     """In each mode."""
     await ensure(transport, entities, "create")
+
+
+@harness_mutant("looking needs the right to make", "O2", "V8", says="AccessDenied.*may not look")
+class LooksByMaking(MemoryHarness):
+    """As a broker that answers only who could have made what is there."""
+
+    async def native_user(self, *, may_use: bool) -> Callable[[Host], Transport]:
+        """A user whose every look is refused."""
+        return partial(_Blind, broker=self.broker)
+
+
+class _Blind(MemoryTransport):
+    async def plan(self, entities: Sequence[Entity]) -> Sequence[Change]:
+        raise AccessDenied("this user may not look")
 
 
 @mutant("purge empties all dead letters", "O3", says="4 letters in")

@@ -38,7 +38,7 @@ class BroadcastsToMembers(MutantReceiver):
         own = address.topic.subscription(f"{address.name}-{next(self._numbers)}")
         entity = replace(self.entity, address=own)
         await self.transport.apply(await self.transport.plan([entity, Entity(own.dead_letters)]))
-        self.inner = MemoryTransport.receiver(self.transport, entity, prefetch=10)
+        self.inner = MemoryTransport.receiver(self.transport, entity, prefetch=10)  # type: ignore[arg-type]
         await self.inner.open()
 
     async def close(self) -> None:

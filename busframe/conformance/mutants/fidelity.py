@@ -178,6 +178,18 @@ class NamesForeignersAnew(_Changes):
         return message if message.published_at else replace(message, id=f"foreign-{id(delivery.receipt)}")
 
 
+@mutant("a header of several values breaks its message", "B9", says="not within .*three foreign messages are handled")
+class BreaksAtLists(MutantReceiver):
+    """So that it is never delivered."""
+
+    async def receive(self, limit: int) -> Sequence[Delivery]:
+        """Without those that it cannot read."""
+        while True:
+            deliveries = await self.inner.receive(limit)
+            if read := [delivery for delivery in deliveries if "list" not in delivery.message.headers]:
+                return read
+
+
 @mutant("what was not said is empty text", "B9", says="type of a foreign message was ''")
 class FillsInEmptyText(_Changes):
     """As protobuf has it."""

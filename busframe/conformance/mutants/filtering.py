@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from busframe.conformance.mutants.mutant import MutantReceiver, MutantTransport, mutant
+from busframe.conformance.mutants.mutant import MutantReceiver, MutantTransport, core_mutant, mutant
 from busframe.model.destination import Subscription
 from busframe.model.entity import Change, Entity
+from busframe.runtime import handle
 
 
 @mutant("the filter is dropped", "V15", says="not within .*deliveries|where={'region': 'eu'} took")
@@ -48,6 +49,14 @@ class KeepsOldFilters(MutantTransport):
     async def apply(self, changes: Sequence[Change]) -> None:
         """Only what is new."""
         await super().apply([change for change in changes if change.action == "create"])
+
+
+@core_mutant(
+    "what waits was taken once, and is handled", "V15", says="changed from .* took", of=handle, attribute="matches"
+)
+def matches_everything(*_: object) -> bool:
+    """In place of a look at the stored filter when a message comes."""
+    return True
 
 
 @mutant("a worker goes by the filter that it began with", "V24", says="lost to an old worker's filter: 3 messages")

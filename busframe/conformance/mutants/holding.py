@@ -2,9 +2,18 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
-from busframe.conformance.mutants.mutant import MutantReceiver, core_mutant, mutant
+from busframe.conformance.memory import MemoryHarness
+from busframe.conformance.mutants.mutant import (
+    MutantHarness,
+    MutantReceiver,
+    MutantTransport,
+    core_mutant,
+    harness_mutant,
+    mutant,
+)
 from busframe.errors import SettlementLost
 from busframe.model.delivery import Delivery
 from busframe.model.settlement import ACK, RELEASE, Nack, Settlement
@@ -12,7 +21,7 @@ from busframe.runtime.flight import Flight
 from busframe.runtime.handle import Handling, InLane
 from busframe.runtime.settle import Settler
 from busframe.runtime.source import SourceRunner
-from busframe.spi.transport import Receiver
+from busframe.spi.transport import Receiver, Transport
 
 
 @mutant("a delivery is settled when it is received", "F3", "C3", says="messages that another|messages came|lost")
@@ -24,6 +33,10 @@ class AcksOnDelivery(MutantReceiver):
         deliveries = await self.inner.receive(limit)
         await self.inner.settle([(delivery, ACK) for delivery in deliveries])
         return deliveries
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Nobody else will have it."""
+        return True
 
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """Done already."""
@@ -42,6 +55,17 @@ class LetsLocksExpire(MutantReceiver):
 
     def _expire(self, deliveries: Sequence[Delivery]) -> None:
         self.expiring = asyncio.ensure_future(self.inner.settle([(delivery, RELEASE) for delivery in deliveries]))
+
+
+@harness_mutant("what a silent client holds is never taken back", "F4", says="0 of 1 messages came within")
+class HoldsForEver(MemoryHarness):
+    """As a broker whose locks do not end."""
+
+    lock_s = 0.2
+    patience = 0.05
+
+    async def silence(self, transport: Transport) -> None:
+        """It may as well talk."""
 
 
 @mutant("a settlement is of a message, not of a delivery", "F7", "F8", says="of a delivery that is lost ended as None")
@@ -139,3 +163,29 @@ class WaitsForSettlements(MutantReceiver):
                 break
             await asyncio.sleep(0.02)
         await self.inner.close()
+
+
+class RestartedHarness(MutantHarness):
+    """A memory broker that keeps everything when it is restarted."""
+
+    async def restart(self) -> None:
+        """Its clients are gone."""
+        self.broker.disconnect()
+
+
+class _KeepsAcks(MutantReceiver):
+    async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
+        return [None] * len(settled)
+
+
+@mutant(
+    "an acknowledgement is told and not sent", "F16", says="more than once|unexpected message", harness=RestartedHarness
+)
+class KeepsAcknowledgements(MutantTransport):
+    """As a client that sends them with the next ones."""
+
+    receivers = _KeepsAcks
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.capabilities = replace(self.capabilities, durable=True)

@@ -1,10 +1,12 @@
-"""What a mutant is: the memory transport with one promise broken.
+"""What a mutant is: a transport, or the core on it, with one promise broken.
 
 A check that no mutant fails is no check. Each mutant names the checks that must fail on it, and what they must say, so
-that they fail for the right reason.
+that they fail for the right reason. Most are of the memory transport; ``server`` has those of any transport, for checks
+that need a server.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -20,12 +22,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 PATIENCE = 0.2
 """Of mutants: what is broken never comes, so that waiting for it as long as for a slow broker is waste."""
+SOAK_S = 1.0
+"""Of mutants: they are wrong from the beginning."""
 
 
 class MutantReceiver(WrappedReceiver):
     """A receiver that does what another one does; a mutant changes one method."""
 
-    def __init__(self, transport: "MutantTransport", inner: Receiver, entity: Entity) -> None:
+    def __init__(self, transport: Transport, inner: Receiver, entity: Entity) -> None:
         super().__init__(inner)
         self.transport = transport
         self.entity = entity
@@ -46,6 +50,7 @@ class MutantHarness(MemoryHarness):
     """Makes mutated clients of a memory broker; what is native stays right."""
 
     patience = PATIENCE
+    soak_s = SOAK_S
 
     def __init__(self, transport: type[MutantTransport], name: str) -> None:
         super().__init__()
@@ -57,27 +62,47 @@ class MutantHarness(MemoryHarness):
         return self._transport(host, self.broker)
 
 
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """What stands for an attribute of the core, of a class or module."""
+
+    owner: Any
+    attribute: str
+    replacement: object
+
+    def apply(self) -> object:
+        """Break it for good. Returns what was there."""
+        kept = vars(self.owner)[self.attribute]
+        setattr(self.owner, self.attribute, self.replacement)
+        return kept
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Break it for the block."""
+        kept = self.apply()
+        try:
+            yield
+        finally:
+            setattr(self.owner, self.attribute, kept)
+
+
 class PatchedHarness(MemoryHarness):
     """A right memory broker under a core of which one attribute is replaced between ``start`` and ``stop``."""
 
     patience = PATIENCE
 
-    def __init__(self, name: str, owner: Any, attribute: str, replacement: object) -> None:
+    def __init__(self, name: str, patch: Patch) -> None:
         super().__init__()
         self.name = f"memory, under a mutated core: {name}"
-        self._patch = (owner, attribute, replacement)
-        self._kept: object = None
+        self._applied = patch.applied()
 
     async def start(self) -> None:
         """Break the core."""
-        owner, attribute, replacement = self._patch
-        self._kept = vars(owner)[attribute]
-        setattr(owner, attribute, replacement)
+        self._applied.__enter__()
 
     async def stop(self) -> None:
         """Mend it."""
-        owner, attribute, _ = self._patch
-        setattr(owner, attribute, self._kept)
+        self._applied.__exit__(None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +110,26 @@ class Mutant:
     """One broken promise.
 
     Attributes:
-        name: of the class.
+        name: of what breaks it.
         wrong: what is wrong with it, in a sentence.
         caught_by: the checks that must fail.
         says: what the failure of each must match, as a regular expression.
-        harness: makes its harness.
     """
 
     name: str
     wrong: str
     caught_by: tuple[str, ...]
     says: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMutant(Mutant):
+    """One of the memory transport.
+
+    Attributes:
+        harness: makes its harness.
+    """
+
     harness: Callable[[], MemoryHarness]
 
 
@@ -114,15 +148,36 @@ def register_mutant(mutant: Mutant) -> None:
     MUTANTS[mutant.name] = mutant
 
 
-def mutant(wrong: str, *caught_by: str, says: str) -> Callable[[type[Any]], type[Any]]:
-    """Register a mutant: a ``MutantTransport``, or a ``MutantReceiver`` of an otherwise right transport."""
+def mutant(
+    wrong: str, *caught_by: str, says: str, harness: Callable[[type[Any], str], MemoryHarness] = MutantHarness
+) -> Callable[[type[Any]], type[Any]]:
+    """Register a mutant: a ``MutantTransport``, or a ``MutantReceiver`` of an otherwise right transport.
+
+    Args:
+        wrong: see ``Mutant``.
+        caught_by: see ``Mutant``.
+        says: see ``Mutant``.
+        harness: makes the harness of the transport from its class and name.
+    """
 
     def register(kind: type[Any]) -> type[Any]:
         transport = kind
         if issubclass(kind, MutantReceiver):
             transport = type(kind.__name__, (MutantTransport,), {"receivers": kind})
         name = kind.__name__
-        register_mutant(Mutant(name, wrong, caught_by, says, lambda: MutantHarness(transport, name)))
+        register_mutant(MemoryMutant(name, wrong, caught_by, says, partial(harness, transport, name)))
+        return kind
+
+    return register
+
+
+def harness_mutant(wrong: str, *caught_by: str, says: str) -> Callable[[type[MemoryHarness]], type[MemoryHarness]]:
+    """Register a mutant whose broker is wrong, and not its transport."""
+
+    def register(kind: type[MemoryHarness]) -> type[MemoryHarness]:
+        kind.name = f"memory, mutated: {kind.__name__}"
+        kind.patience = PATIENCE
+        register_mutant(MemoryMutant(kind.__name__, wrong, caught_by, says, kind))
         return kind
 
     return register
@@ -136,8 +191,8 @@ def core_mutant(wrong: str, *caught_by: str, says: str, of: object, attribute: s
 
     def register(replacement: F) -> F:
         name = replacement.__name__
-        harness = partial(PatchedHarness, name, of, attribute, replacement)
-        register_mutant(Mutant(name, wrong, caught_by, says, harness))
+        harness = partial(PatchedHarness, name, Patch(of, attribute, replacement))
+        register_mutant(MemoryMutant(name, wrong, caught_by, says, harness))
         return replacement
 
     return register

@@ -6,15 +6,7 @@ from typing import Any
 
 from busframe.bus import opened
 from busframe.conformance.memory import MemoryHarness
-from busframe.conformance.mutants.mutant import (
-    MUTANTS,
-    PATIENCE,
-    Mutant,
-    MutantReceiver,
-    MutantTransport,
-    core_mutant,
-    mutant,
-)
+from busframe.conformance.mutants.mutant import MutantReceiver, MutantTransport, core_mutant, harness_mutant, mutant
 from busframe.conformance.world import PREFIX
 from busframe.logic.names import physical_name
 from busframe.memory import topology
@@ -105,42 +97,26 @@ def finds_no_collision(addresses: object) -> list[str]:
     return []
 
 
+@harness_mutant(
+    "what the retention drops is skipped silently", "V27", says="an error that says that 7 messages were lost"
+)
 class ForgetfulHarness(MemoryHarness):
     """A memory broker with a retention that nobody is told of."""
-
-    name = "memory, mutated: ForgetfulHarness"
-    patience = PATIENCE
 
     async def expire(self, source: Address, name: str) -> None:
         """Rows vanish."""
         self._store(name).rows.clear()
 
 
-MUTANTS["ForgetfulHarness"] = Mutant(
-    "ForgetfulHarness",
-    "what the retention drops is skipped silently",
-    ("V27",),
-    "an error that says that 7 messages were lost",
-    ForgetfulHarness,
+@harness_mutant(
+    "an operator's limit on deliveries is not looked at",
+    "V9",
+    says="ConfigurationError or Unsupported was expected when the bus opens, and it opened",
 )
-
-
 class CarelessHarness(MemoryHarness):
     """A memory broker with a limit of an operator's own that the transport does not look at."""
-
-    name = "memory, mutated: CarelessHarness"
-    patience = PATIENCE
 
     async def native_limited(self, source: Address, name: str) -> bool:
         """A queue as any other, but for the limit that is thought of."""
         topology.apply(self.broker, [Change(source, "create")], lambda address: physical_name(address, PREFIX))
         return True
-
-
-MUTANTS["CarelessHarness"] = Mutant(
-    "CarelessHarness",
-    "an operator's limit on deliveries is not looked at",
-    ("V9",),
-    "ConfigurationError or Unsupported was expected when the bus opens, and it opened",
-    CarelessHarness,
-)

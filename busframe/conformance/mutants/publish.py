@@ -3,16 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 from uuid import uuid4
 
-from busframe.conformance.mutants.mutant import (
-    MUTANTS,
-    Mutant,
-    MutantHarness,
-    MutantReceiver,
-    MutantTransport,
-    mutant,
-)
+from busframe.conformance.mutants.mutant import MutantHarness, MutantReceiver, MutantTransport, mutant
+from busframe.conformance.mutants.server import ServerTransport, server_mutant
 from busframe.errors import PublishFailed
 from busframe.model.delivery import Delivery, Outgoing
 
@@ -88,7 +83,7 @@ class FoldsNames(MutantTransport):
 @mutant(
     "a publish that is under way takes the destination of one beside it",
     "A6",
-    says="of other destinations came|unexpected message",
+    says="of other destinations came|unexpected message|80 of 100 messages came",
 )
 class MixesDestinations(MutantTransport):
     """As a client that keeps where to in itself, and waits before it sends."""
@@ -110,6 +105,12 @@ class FreezableHarness(MutantHarness):
         self.broker.frozen = False  # type: ignore[attr-defined]
 
 
+@mutant(
+    "what is not answered is told to have failed",
+    "A8",
+    says="PublishOutcomeUnknown was expected, not PublishFailed",
+    harness=FreezableHarness,
+)
 class SaysThatItFailed(MutantTransport):
     """A publish that is not answered is told to have failed, and is there."""
 
@@ -122,10 +123,20 @@ class SaysThatItFailed(MutantTransport):
         return outcomes
 
 
-MUTANTS["SaysThatItFailed"] = Mutant(
-    "SaysThatItFailed",
-    "what is not answered is told to have failed",
-    ("A8",),
-    "PublishOutcomeUnknown was expected, not PublishFailed",
-    lambda: FreezableHarness(SaysThatItFailed, "SaysThatItFailed"),
+@server_mutant(
+    "a publish returns before the broker has the message",
+    "A3",
+    "M1",
+    says="confirmed messages are lost|one more of .* messages\nlost: confirmed",
 )
+class ConfirmsFirst(ServerTransport):
+    """As a client that publishes in the background."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._later: set[asyncio.Task[Any]] = set()
+
+    async def publish(self, outgoing: Sequence[Outgoing], *, timeout_s: float) -> Sequence[Exception | None]:
+        """Later."""
+        self._later.add(asyncio.create_task(self.inner.publish(outgoing, timeout_s=timeout_s)))
+        return [None] * len(outgoing)

@@ -24,6 +24,39 @@ class TakesWhenItLooks(MutantTransport):
         return found
 
 
+@mutant(
+    "who removes one letter removes those before it",
+    "V14",
+    says="not within .*2 dead letters|not within .*5 dead letters",
+)
+class RemovesUpToIt(MutantTransport):
+    """As an acknowledgement of all tags up to this one."""
+
+    async def remove(self, source: SourceAddress, positions: Sequence[str]) -> int:
+        """With the older ones."""
+        places = [stored.position for stored in await super().browse(source)]
+        upto = max((places.index(position) for position in positions if position in places), default=-1)
+        await super().remove(source, places[: upto + 1])
+        return len(positions)
+
+
+@mutant("who removes one letter puts the others back in reverse", "V14", says="purged, and the others were .* and are")
+class PutsBackInReverse(MutantTransport):
+    """As one that gives back, one by one, what it took to find the letter."""
+
+    removed = False
+
+    async def remove(self, source: SourceAddress, positions: Sequence[str]) -> int:
+        """From now on the other way round."""
+        self.removed = True
+        return await super().remove(source, positions)
+
+    async def browse(self, source: SourceAddress, *, after: str = "", limit: int = 100) -> Sequence[Stored]:
+        """As they are now."""
+        found = await super().browse(source, after=after, limit=limit)
+        return found[::-1] if self.removed else found
+
+
 @mutant("a look counts as a delivery, and the broker gives up after 20", "V21", says="in list 2. the dead letters have")
 class WearsOut(MutantTransport):
     """As a quorum queue whose delivery limit nobody raised."""

@@ -1,5 +1,6 @@
 """What can be wrong with S."""
 
+import ssl
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from busframe import registry
 from busframe.config import settings, transport
 from busframe.conformance.mutants.mutant import MutantTransport, core_mutant, mutant
+from busframe.conformance.mutants.server import server_core_mutant
 from busframe.model.entity import Finding
 from busframe.runtime import handle
 
@@ -53,3 +55,18 @@ class LosesSilently:
 def load_unguarded(entry: EntryPoint) -> Any:
     """Whatever that raises."""
     return entry.load()
+
+
+@server_core_mutant(
+    "certificates are not looked at",
+    "S2",
+    says="self-signed certificate was sent",
+    of=ssl,
+    attribute="create_default_context",
+)
+def trusts_everybody(*arguments: Any, **named: Any) -> ssl.SSLContext:
+    """In place of a context that verifies."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

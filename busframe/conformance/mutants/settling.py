@@ -29,7 +29,7 @@ class Translating(MutantReceiver):
         )
 
 
-@mutant("an acknowledgement only gives the message back", "F1", says="unexpected message")
+@mutant("an acknowledgement only gives the message back", "F1", says="unexpected message|handled more than once")
 class AcksNothing(Translating):
     """As a client that forgets to flush its acknowledgements."""
 

@@ -1,13 +1,16 @@
 """The harness for busframe's conformance kit: the same directory, by plain file operations and none of our code."""
 
+import asyncio
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from uuid import uuid4
 
 from busframe.conformance import BrokerState, Harness
 from busframe.spi import Address, Host, Topic, Transport
 from busframe_files.plugin import Settings, plugin
+from busframe_files.transport import Files
 
 LEASE_S = 2.0
 """Instead of 30, so that nobody waits so long for a consumer that was killed."""
@@ -55,6 +58,15 @@ class FilesHarness(Harness):
         consumers = list((self._root / name / "held").iterdir())
         held = [file for consumer in consumers for file in consumer.iterdir()]
         return BrokerState(len(consumers), len(list((self._root / name / "ready").iterdir())), len(held))
+
+    async def silence(self, transport: Transport) -> None:
+        """Its time stands still: leases that are due for renewal are not renewed."""
+
+        async def stand_still(_: float) -> None:
+            await asyncio.Event().wait()
+
+        assert isinstance(transport, Files)
+        transport.host = replace(transport.host, sleep=stand_still)
 
     async def disconnect(self) -> None:
         """Take every consumer's lease away, as another one does when it ran out."""

@@ -223,13 +223,15 @@ class Admin:
             [ConsumerGroupTopicPartitions(group, places)], request_timeout=self._timeout_s
         )
         (answer,) = (await _all(asked)).values()
-        failed = answer if isinstance(answer, BaseException) else None
-        errors = [place.error for place in answer.topic_partitions if place.error is not None] if failed is None else []
-        error = error_of(failed) if failed is not None else next(iter(errors), None)
+        failed: Any = None
+        if isinstance(answer, BaseException):
+            failed, error = answer, error_of(answer)
+        else:
+            failed = error = next((place.error for place in answer.topic_partitions if place.error is not None), None)
         if error is not None and error.code() in _OCCUPIED:
             return False
-        if error is not None or failed is not None:
-            raise translate(failed if failed is not None else error, f"the offsets of group {group!r}")
+        if failed is not None:
+            raise translate(failed, f"the offsets of group {group!r}")
         return True
 
     async def members(self, group: str) -> int:

@@ -16,7 +16,7 @@ from busframe_kafka.assignment import Record as Waiting
 from busframe_kafka.client import consumer_config
 from busframe_kafka.consumer import Member
 from busframe_kafka.listener import Listener
-from busframe_kafka.mapping import read_waiting, waiting, without_waiting
+from busframe_kafka.mapping import WireHeaders, read_waiting, waiting, without_waiting
 from busframe_kafka.producer import Record
 
 if TYPE_CHECKING:
@@ -187,6 +187,6 @@ class Forwarder(Listener):
 def _copy(record: Waiting, topic: str) -> Record:
     """The record as it goes on; where it waits on, it still says for what and until when."""
     raw: Any = record.raw
-    headers = list(raw.headers() or ())
+    headers: WireHeaders = list(raw.headers() or ())
     waits = topic.endswith(ladder.RETRY) or f"{ladder.WAIT}-" in topic
     return Record(topic, raw.key(), raw.value(), headers if waits else without_waiting(headers))

@@ -133,6 +133,10 @@ class KafkaReceiver(Receiver, Listener):
                 return deliveries
             await self._wait()
 
+    def holds(self, delivery: Delivery) -> bool:
+        """See ``Receiver.holds``."""
+        return cast("Record", delivery.receipt).partition.owned
+
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """See ``Receiver.settle``."""
         outcomes: list[Exception | None] = [None] * len(settled)

@@ -7,16 +7,18 @@ another (in a queue with a time for each message only the head expires), and a p
 own.
 
     exchange 27 ──1──▶ queue 27 (2^27 * 100 ms) ──▶ exchange 26 ──1──▶ queue 26 … ──▶ exchange 0 … ──▶ due
-          └──────────────0──────────────▶ exchange 26                        due ──q.<name>──▶ the queue
-                                                                              └────t.<name>──▶ the topic's exchange
+          └──────────────0──────────────▶ exchange 26
+
+    due ──q.<name>──▶ door of the queue ──▶ the queue
+     └────t.<name>──▶ door of the topic ──▶ its exchange
 
 The key is the bits from the highest level down, then ``q`` or ``t``, then the target's name as one word: dots in it
 become slashes, which no name has, so that ``a.b`` never matches what is meant for ``x.a.b``.
 
-What is due and finds no target goes, by the alternate exchange of ``due``, to the queue of the undelivered, and is
-taken from there when the target appears. Left where it is it would be kept as well, but after 32 of them the server
-passes nothing of that level any more (``dead_letter_worker_consumer_prefetch``; tested on 4.0.5): one deleted queue
-would stop the delays of all others.
+A door is a queue that passes everything on at once. What its target does not take, because it is full or was deleted,
+waits there and is offered again each 180 s (``dead_letter_worker_publisher_confirm_timeout``). Without it that would
+wait in the levels, and after 32 of them the server passes on nothing of a level any more
+(``dead_letter_worker_consumer_prefetch``; tested on 4.0.5): one full queue would stop the delays of all others.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +27,6 @@ from math import ceil
 from types import MappingProxyType
 
 from busframe.model.destination import SEPARATOR
-from busframe_rabbitmq import topology
 
 LEVELS = 28
 UNIT_S = 0.1
@@ -34,7 +35,6 @@ MAX_DELAY_S = (2**LEVELS - 1) * UNIT_S
 
 _DELAY = "bf" + SEPARATOR + "delay"
 _DUE = "bf" + SEPARATOR + "due"
-_UNDELIVERED = "bf" + SEPARATOR + "undelivered"
 _NOBODY = "bf" + SEPARATOR + "nobody"
 
 _NO_ARGUMENTS: Mapping[str, object] = MappingProxyType({})
@@ -77,14 +77,11 @@ class Cascade:
 
     Args:
         prefix: before every name.
-        counts: whether the server counts deliveries unless it is told not to (see ``topology.dead_arguments``).
     """
 
-    def __init__(self, prefix: str, *, counts: bool = True) -> None:
-        self.counts = counts
+    def __init__(self, prefix: str) -> None:
         self.levels = tuple(f"{prefix}{_DELAY}-{level:02}" for level in range(LEVELS))
         self.due = f"{prefix}{_DUE}"
-        self.undelivered = f"{prefix}{_UNDELIVERED}"
         self.nobody = f"{prefix}{_NOBODY}"
 
     @property
@@ -94,36 +91,39 @@ class Cascade:
 
     def steps(self) -> Iterator[Step]:
         """What to declare, in this order, from the bottom up: nothing is published to what is not finished."""
-        yield Exchange(self.undelivered, "fanout")
-        yield Queue(self.undelivered, topology.dead_arguments(counts=self.counts))
-        yield Bind(self.undelivered, self.undelivered)
         yield Queue(self.nobody, MappingProxyType({"x-queue-type": "quorum", "x-max-length": 0}))
-        yield Exchange(self.due, "topic", MappingProxyType({"alternate-exchange": self.undelivered}))
+        yield Exchange(self.due, "topic")
         for level, name in enumerate(self.levels):
             below = self.levels[level - 1] if level else self.due
             higher = "*." * (LEVELS - 1 - level)
-            yield Queue(name, MappingProxyType(self.queue_arguments(level)))
+            yield Queue(name, self.queue_arguments(level))
             yield Exchange(name, "topic")
             yield Bind(name, name, f"{higher}1.#")
             yield Bind(below, name, f"{higher}0.#", of_queue=False)
 
     def target_steps(self, name: str, *, topic: bool) -> Iterator[Step]:
-        """What connects a target that exists: declaring it for one that does not exist fails."""
+        """What connects a target that exists, with its door."""
         if topic:
-            # A topic without a subscription that matches is fine, and its delayed messages must not count as
-            # undelivered: only they have died once, and they go to a queue that holds nothing as well.
+            # A topic without a subscription that matches is fine, and what is delayed for it must not wait in its door:
+            # only that has died once, and it goes to a queue that holds nothing as well.
             yield Bind(self.nobody, name, "", arguments=_WAS_DELAYED)
-        yield Bind(name, self.due, f"#.{target(name, topic=topic)}", of_queue=not topic)
+        door = self.door(name)
+        yield Queue(door, self.door_arguments(name, topic=topic))
+        yield Bind(door, self.due, f"#.{target(name, topic=topic)}")
 
-    def queue_arguments(self, level: int) -> dict[str, object]:
-        """Of a level's queue: it expires nothing but its messages (``x-expires`` would lose them with the queue)."""
-        return {
-            "x-queue-type": "quorum",
-            "x-message-ttl": 100 << level,
-            "x-dead-letter-exchange": self.levels[level - 1] if level else self.due,
-            "x-dead-letter-strategy": "at-least-once",
-            "x-overflow": "reject-publish",
-        }
+    def door(self, name: str) -> str:
+        """The queue before a target; a queue and a topic never share a name."""
+        return f"{self.due}{SEPARATOR}{name}"
+
+    def door_arguments(self, name: str, *, topic: bool) -> Mapping[str, object]:
+        """Of the queue before a target."""
+        if topic:
+            return _passes_on(1, name)
+        return _passes_on(1, "") | {"x-dead-letter-routing-key": name}
+
+    def queue_arguments(self, level: int) -> Mapping[str, object]:
+        """Of a level's queue."""
+        return _passes_on(100 << level, self.levels[level - 1] if level else self.due)
 
     def entry(self, delay_s: float, target: str) -> tuple[str, str]:
         """Where a delayed message is published: (exchange, routing key).
@@ -139,6 +139,17 @@ class Cascade:
         return self.levels[units.bit_length() - 1], f"{bits}.{target}"
 
 
+def _passes_on(after_ms: int, exchange: str) -> dict[str, object]:
+    """Of a queue that passes its messages on; it expires nothing but them: ``x-expires`` would lose them with it."""
+    return {
+        "x-queue-type": "quorum",
+        "x-message-ttl": after_ms,
+        "x-dead-letter-exchange": exchange,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+
+
 def units_of(delay_s: float) -> int:
     """A delay in hundreds of milliseconds, never shorter than asked (but for what floating point adds)."""
     return max(1, ceil(round(delay_s / UNIT_S, 6)))
@@ -147,8 +158,3 @@ def units_of(delay_s: float) -> int:
 def target(name: str, *, topic: bool) -> str:
     """The end of the routing key of what is meant for a queue, or for a topic's exchange."""
     return f"{'t' if topic else 'q'}.{name.replace('.', '/')}"
-
-
-def target_of(routing_key: str) -> str:
-    """The end of a routing key: the ``target`` that it was meant for."""
-    return ".".join(routing_key.rsplit(".", 2)[-2:])

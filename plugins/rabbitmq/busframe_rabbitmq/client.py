@@ -9,8 +9,8 @@ Everything here runs on the one loop that opened the connection: pika is not thr
 import asyncio
 import logging
 import re
-import ssl
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import pika
@@ -18,10 +18,13 @@ from pika import exceptions
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.adapters.utils import nbio_interface
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
+from pika.credentials import ExternalCredentials
 
 from busframe.errors import AccessDenied, ConnectionFailed, TransportError
-from busframe_rabbitmq.settings import Settings
+from busframe_rabbitmq.settings import Server, Settings
 from busframe_rabbitmq.stream import GatheringTransport, LoopReference, LoopServices, LoopTimer
+from busframe_rabbitmq.tls import make_context, read_refusal
+from busframe_rabbitmq.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -43,18 +46,28 @@ class ChannelRefused(TransportError):
         self.text = text
 
 
+class ChannelDenied(ChannelRefused, AccessDenied):
+    """It closed it because these credentials may not do what was asked."""
+
+
 # ---------------------------------------------------------------------------------------------- errors
 
-_REFUSED_LOGIN = re.compile(r"ACCESS_REFUSED|NOT_ALLOWED|\((403|530)\)")
+_REFUSED = re.compile(r"\((?P<code>403|530)\) ['\"]?(?P<text>.*?)['\"]?$")
 
 
 def _of_handshake(error: BaseException) -> TransportError:
     # pika guesses "authentication" or "access" from the phase in which the connection ended; a server that is being
     # stopped ends it there as well, so only the server's own word counts.
     text = str(error.args[0]) if error.args else str(error)
-    if _REFUSED_LOGIN.search(text):
-        return AccessDenied(f"the server refuses these credentials or this virtual host: {text}")
-    return ConnectionFailed(f"the connection was lost while it was being opened: {text}")
+    refused = _REFUSED.search(text)
+    if refused is None:
+        return ConnectionFailed(f"the connection was lost while it was being opened: {text}")
+    what = "these credentials" if refused["code"] == "403" else "this virtual host"
+    return AccessDenied(f"the server refuses {what}: {refused['text']} ({refused['code']})")
+
+
+def _of_mechanism(error: BaseException) -> TransportError:
+    return AccessDenied(f"the server offers no login by {error.args[0] if error.args else error}: see auth_mechanism")
 
 
 def _of_connection(error: BaseException) -> TransportError:
@@ -65,11 +78,26 @@ def _of_connection(error: BaseException) -> TransportError:
 
 
 def _of_channel(error: BaseException) -> TransportError:
-    return ChannelRefused(getattr(error, "reply_code", 0), str(getattr(error, "reply_text", error)))
+    code, text = getattr(error, "reply_code", 0), str(getattr(error, "reply_text", error))
+    # A queue that somebody else uses exclusively is refused with 403 as well, and that is nobody's missing right.
+    return (ChannelDenied if code == 403 and "exclusive" not in text else ChannelRefused)(code, text)
 
 
 def _of_connecting(error: BaseException) -> TransportError:
-    return ConnectionFailed(f"the server cannot be reached: {_root(error)}")
+    text = _root(error)
+    return read_refusal(text) or ConnectionFailed(f"the server cannot be reached: {text}")
+
+
+def _of_greeting(error: BaseException) -> TransportError:
+    text = _root(error)
+    return read_refusal(text) or ConnectionFailed(
+        f"the server ended the connection before it greeted ({text}): is that a port of RabbitMQ, and does it want TLS?"
+    )
+
+
+def _of_silence(error: BaseException) -> TransportError:
+    # It is only the end of ``connect_timeout_s`` that closes a connection which is not open yet.
+    return ConnectionFailed("the server did not answer in time: is that a port of RabbitMQ?")
 
 
 def _of_wrong_state(error: BaseException) -> TransportError:
@@ -78,8 +106,10 @@ def _of_wrong_state(error: BaseException) -> TransportError:
 
 ERRORS: dict[type[BaseException], Callable[[BaseException], TransportError]] = {
     exceptions.ProbableAuthenticationError: _of_handshake,
-    exceptions.AuthenticationError: _of_handshake,
+    exceptions.AuthenticationError: _of_mechanism,
     exceptions.ProbableAccessDeniedError: _of_handshake,
+    exceptions.IncompatibleProtocolError: _of_greeting,
+    exceptions.ConnectionOpenAborted: _of_silence,
     exceptions.ConnectionClosed: _of_connection,
     exceptions.ChannelClosedByBroker: _of_channel,
     exceptions.AMQPChannelError: _of_wrong_state,
@@ -122,6 +152,15 @@ def _root(error: BaseException) -> str:
         inner = nested
 
 
+def _of_blocked_loop(reason: TransportError, blocked_s: float) -> TransportError:
+    lost = ConnectionFailed(
+        f"{reason}; this program's event loop had been blocked for {blocked_s:.1f} s, so that no heartbeats were sent: "
+        "something in a coroutine does not await; plain functions run in threads"
+    )
+    lost.__cause__ = reason.__cause__
+    return lost
+
+
 # ---------------------------------------------------------------------------------------------- connection
 
 # What pika logs is raised or logged here as well, and a refused look is no warning: it is how one looks. A program that
@@ -147,16 +186,19 @@ class Connection:
 
     Attributes:
         raw: pika's own.
+        server: which of the servers it leads to.
         closed: done, with the reason, when it is no longer open.
         on_close: called with the reason at the very moment, before anything that waits is woken.
         on_blocked: called with the server's reason when it stops taking publishes, and with None when it takes them.
     """
 
-    def __init__(self, raw: AsyncioConnection) -> None:
+    def __init__(self, raw: AsyncioConnection, server: Server) -> None:
         self.raw = raw
+        self.server = server
         self.closed: asyncio.Future[TransportError] = asyncio.get_running_loop().create_future()
         self.on_close: Callable[[TransportError], None] = lambda error: None
         self.on_blocked: Callable[[str | None], None] = lambda reason: None
+        self._watch = Watch(raw.params.heartbeat, lambda: int(raw.bytes_received), self._silent)
         raw.add_on_close_callback(self._closed)
         raw.add_on_connection_blocked_callback(lambda _, frame: self.on_blocked(str(frame.method.reason)))
         raw.add_on_connection_unblocked_callback(lambda _, frame: self.on_blocked(None))
@@ -174,9 +216,18 @@ class Connection:
 
     def _closed(self, _: object, error: BaseException) -> None:
         reason = translate(error)
+        blocked_s = self._watch.blocked_s
+        self._watch.stop()
+        if blocked_s:
+            reason = _of_blocked_loop(reason, blocked_s)
         self.on_close(reason)
         if not self.closed.done():
             self.closed.set_result(reason)
+
+    def _silent(self, seconds: float) -> None:
+        self.raw._terminate_stream(  # what pika's own check does, some seconds later
+            exceptions.AMQPHeartbeatTimeout(f"nothing was received for {seconds:g} s, and no heartbeat")
+        )
 
     async def close(self) -> None:
         """Say goodbye to the server, and end the connection after a few seconds in any case."""
@@ -193,54 +244,67 @@ class Connection:
             transport.abort()
 
 
-async def connect(settings: Settings, name: str) -> Connection:
-    """Make one attempt to connect.
+async def connect(settings: Settings, server: Server, name: str) -> Connection:
+    """Make one attempt to connect to one host; each address that its name resolves to is tried.
 
     Args:
-        settings: where to and with which limits.
+        settings: with which limits.
+        server: where to.
         name: shown by the server's management as the connection's name.
 
     Raises:
-        ConnectionFailed: the server cannot be reached.
-        AccessDenied: it refuses the credentials or the virtual host.
+        ConnectionFailed: the server cannot be reached; not transient: its certificate is not accepted, or a file of
+            the settings cannot be used.
+        AccessDenied: it refuses the credentials, the client's certificate or the virtual host.
 
     If cancelled: nothing stays open.
     """
-    loop = asyncio.get_running_loop()
-    server = settings.server
+    opened: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    try:
+        raw = _begin(settings, server, name, opened)
+        try:
+            error = await asyncio.shield(opened)
+        except asyncio.CancelledError:
+            if not (raw.is_closed or raw.is_closing):
+                raw.close()
+                await asyncio.wait({opened}, timeout=CLOSE_TIMEOUT_S)
+            raise
+        if error is not None:
+            raise translate(error) from error
+        if not raw.is_open:
+            raise ConnectionFailed("the server closed the connection at once")
+    except TransportError as error:
+        raise type(error)(f"{server.shown}: {error}", transient=error.transient) from error.__cause__
+    return Connection(raw, server)
+
+
+def _begin(settings: Settings, server: Server, name: str, opened: "asyncio.Future[Any]") -> AsyncioConnection:
+    external = settings.auth_mechanism == "external"
+    tls_name = settings.tls_server_name or server.host
     parameters = pika.ConnectionParameters(
         host=server.host,
         port=server.port,
         virtual_host=server.vhost,
-        credentials=pika.PlainCredentials(server.user, server.password),
+        credentials=ExternalCredentials() if external else pika.PlainCredentials(server.user, server.password),
         heartbeat=settings.heartbeat_s,
         connection_attempts=1,
         socket_timeout=settings.connect_timeout_s,
         stack_timeout=settings.connect_timeout_s,
         blocked_connection_timeout=settings.blocked_timeout_s or None,
-        ssl_options=pika.SSLOptions(ssl.create_default_context(), server.host) if server.tls else None,
-        client_properties={"connection_name": name, "product": "busframe"},
+        ssl_options=pika.SSLOptions(make_context(settings), tls_name) if server.tls else None,
+        client_properties={
+            "connection_name": name,
+            "product": "busframe",
+            "version": version("busframe-rabbitmq"),
+            "information": f"pika {pika.__version__}",
+        },
     )
-    opened: asyncio.Future[Any] = loop.create_future()
-    raw = AsyncioConnection(
+    return AsyncioConnection(
         parameters,
         on_open_callback=lambda connection: answer(opened, None),
         on_open_error_callback=lambda connection, error: answer(opened, error),
-        custom_ioloop=LoopServices(loop),
+        custom_ioloop=LoopServices(asyncio.get_running_loop()),
     )
-    try:
-        error = await asyncio.shield(opened)
-    except asyncio.CancelledError:
-        if not (raw.is_closed or raw.is_closing):
-            raw.close()
-            await asyncio.wait({opened}, timeout=CLOSE_TIMEOUT_S)
-        raise
-    if error is not None:
-        translated = translate(error)
-        if isinstance(translated, ConnectionFailed):
-            translated = ConnectionFailed(f"{server.shown}: {translated}")
-        raise translated from error
-    return Connection(raw)
 
 
 # ---------------------------------------------------------------------------------------------- pika's words

@@ -22,7 +22,7 @@ from busframe.errors import (
 )
 from busframe.spi.transport import Host
 from busframe_rabbitmq.channel import Channel, open_channel
-from busframe_rabbitmq.client import ChannelRefused
+from busframe_rabbitmq.client import ChannelDenied, ChannelRefused
 from busframe_rabbitmq.link import Backoff, Link
 from busframe_rabbitmq.settings import Settings
 from busframe_rabbitmq.topology import read_exchange, read_too_large
@@ -277,6 +277,7 @@ class ConfirmChannel:
 
     async def _keep(self) -> None:
         while True:
+            connection = None
             try:
                 connection = await self._link.wait_up()
                 channel = await open_channel(connection)
@@ -295,7 +296,8 @@ class ConfirmChannel:
                 log.debug("no channel", extra={"channel": self.name, "cause": str(error)})
             except Exception:  # whatever it is, the channel must come back
                 log.exception("the channel failed", extra={"channel": self.name})
-            await self._host.sleep(self._backoff.pause(self._host.random()))
+            if self._link.connection is connection:  # else it is the link that pauses
+                await self._host.sleep(self._backoff.pause(self._host.random()))
 
     def _lost(self, error: Exception) -> None:
         self._channel = None
@@ -324,11 +326,10 @@ class ConfirmChannel:
         The server closes it for one of them and says which only indirectly; of the others nothing is known.
         """
         outcome: PublishError
-        if exchange is not None and exchange == entry.exchange and not entry.delayed:
-            if isinstance(error, ChannelRefused) and error.code == 403:
-                outcome = PublishFailed(f"access refused: {error.text}", message_id=entry.message_id, transient=False)
-            else:
-                outcome = DestinationNotFound(entry.address, message_id=entry.message_id)
+        if exchange == entry.exchange and isinstance(error, ChannelDenied):
+            outcome = PublishFailed(f"access refused: {error.text}", message_id=entry.message_id, transient=False)
+        elif exchange is not None and exchange == entry.exchange and not entry.delayed:
+            outcome = DestinationNotFound(entry.address, message_id=entry.message_id)
         elif too_large is not None and len(entry.body) == too_large[0]:
             outcome = MessageTooLarge(*too_large, message_id=entry.message_id)
         else:

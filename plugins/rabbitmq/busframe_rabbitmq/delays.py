@@ -1,18 +1,18 @@
-"""Makes the delay cascade on the server, connects targets to it, and delivers what once found no target."""
+"""Makes the delay cascade on the server, and connects targets to it."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
 
 from busframe.errors import TransportError
 from busframe.spi.transport import Host
-from busframe_rabbitmq.cascade import Bind, Cascade, Exchange, Queue, Step, target, target_of
+from busframe_rabbitmq.cascade import Bind, Cascade, Exchange, Queue, Step
 from busframe_rabbitmq.channel import Channel, open_channel
 from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.link import Backoff, Link
-from busframe_rabbitmq.mapping import decode, encode
 from busframe_rabbitmq.settings import Settings
+from busframe_rabbitmq.topology import EXCHANGE_TYPE
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -28,7 +28,7 @@ class Delays:
         cascade: the names.
     """
 
-    def __init__(self, link: Link, settings: Settings, host: Host, cascade: Callable[[], Cascade]) -> None:
+    def __init__(self, link: Link, settings: Settings, host: Host, cascade: Cascade) -> None:
         self._link = link
         self._settings = settings
         self._host = host
@@ -42,7 +42,11 @@ class Delays:
         Raises:
             ChannelRefused: the server says no; 404: there is none.
         """
-        await self._persist(lambda channel: channel.declare_exchange(name, "headers", passive=True))
+        await self._persist(lambda channel: channel.declare_exchange(name, EXCHANGE_TYPE, passive=True))
+
+    def queues(self, targets: Iterable[str]) -> Sequence[str]:
+        """The names of the queues that hold what is delayed for some targets."""
+        return [*self._cascade.levels, *map(self._cascade.door, targets)]
 
     async def is_made(self) -> bool:
         """Whether the cascade exists on the server."""
@@ -50,7 +54,7 @@ class Delays:
         if connection is not None and self._made_on is connection:
             return True
         try:
-            await self._once(lambda channel: channel.declare_exchange(self._cascade().top, "topic", passive=True))
+            await self._once(lambda channel: channel.declare_exchange(self._cascade.top, "topic", passive=True))
         except ChannelRefused as error:
             if error.code != 404:
                 raise
@@ -77,16 +81,18 @@ class Delays:
     async def connect_target(self, name: str, *, topic: bool) -> None:
         """See that what is delayed for a queue, or for a topic, reaches it; waits for the connection.
 
-        What came due while the target was missing is delivered now.
-
         Raises:
             ChannelRefused: the server says no; 404: there is no such target.
         """
 
         async def connect(channel: Channel) -> None:
+            if topic:
+                await channel.declare_exchange(name, EXCHANGE_TYPE, passive=True)
+            else:
+                await channel.declare_queue(name, passive=True)
             await self.make()
             try:
-                for step in self._cascade().target_steps(name, topic=topic):
+                for step in self._cascade.target_steps(name, topic=topic):
                     await _declare(channel, step)
             except ChannelRefused as error:
                 if error.code != 403:
@@ -96,53 +102,10 @@ class Delays:
                 log.warning("may not bind to the delay queues", extra={"destination": name, "cause": error.text})
 
         await self._persist(connect)
-        await self._deliver_undelivered(name, topic=topic)
 
     async def _declare_all(self, channel: Channel) -> None:
-        for step in self._cascade().steps():
+        for step in self._cascade.steps():
             await _declare(channel, step)
-
-    async def _deliver_undelivered(self, name: str, *, topic: bool) -> None:
-        """Pass on what came due for a target when it was missing; the others stay."""
-        cascade = self._cascade()
-        wanted = target(name, topic=topic)
-
-        async def deliver(channel: Channel) -> None:
-            ready, _ = await channel.declare_queue(cascade.undelivered, passive=True)
-            if not ready:
-                return
-            answers: dict[int, asyncio.Future[bool]] = {}
-
-            def answered(tag: int, multiple: bool, refused: bool) -> None:
-                for each in [number for number in answers if number == tag or (multiple and number < tag)]:
-                    answer = answers.pop(each)
-                    if not answer.done():
-                        answer.set_result(not refused)
-
-            returned: set[str | None] = set()
-            await channel.confirm(answered, lambda exchange, key, message_id: returned.add(message_id))
-            sent = 0
-            for _ in range(ready):
-                got = await channel.get(cascade.undelivered)
-                if got is None:
-                    break
-                if target_of(got.routing_key) != wanted:
-                    continue  # it goes back when the channel is closed
-                sent += 1
-                answer = answers[sent] = asyncio.get_running_loop().create_future()
-                message, carried, _ = decode(got.properties, got.body)
-                exchange, key = (name, "") if topic else ("", name)
-                channel.publish(exchange, key, encode(message, carried), got.body, mandatory=not topic)
-                channel.waiting.add(answer)
-                if await answer and got.properties.message_id not in returned:
-                    channel.ack(got.tag)
-            if sent:
-                log.info("delivered what had found no target", extra={"destination": name, "count": sent})
-
-        try:
-            await self._once(deliver)
-        except TransportError as error:  # it is kept, and the next connection tries again
-            log.warning("cannot look for undelivered messages", extra={"destination": name, "cause": str(error)})
 
     async def _once(self, work: Callable[[Channel], Awaitable[R]]) -> R:
         connection = await self._link.wait_up()

@@ -75,6 +75,10 @@ class EarlyReceiver(RabbitReceiver):
             self._changed.set()
         return deliveries
 
+    def holds(self, delivery: Delivery) -> bool:
+        """See ``Receiver.holds``. What was taken is this process's alone."""
+        return True
+
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """See ``Receiver.settle``."""
         return await asyncio.gather(*(self._settle_one(delivery, settlement) for delivery, settlement in settled))

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from busframe.errors import ClosedError, ConnectionFailed, TransportError
 from busframe.spi.transport import Host
 from busframe_rabbitmq.client import Connection, connect
-from busframe_rabbitmq.settings import Settings
+from busframe_rabbitmq.settings import Server, Settings
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,37 @@ class Backoff:
         self._next_s = self._shortest_s
 
 
+class Rounds:
+    """In which order the servers are tried: each in its turn, all of them once in a round, a pause between rounds.
+
+    Args:
+        servers: as they are said.
+        random: uniform in [0, 1): the order is shuffled once, so that many clients spread over the nodes of a cluster.
+    """
+
+    __slots__ = ("_left", "_servers")
+
+    def __init__(self, servers: Sequence[Server], random: Callable[[], float]) -> None:
+        self._servers = sorted(servers, key=lambda _: random())
+        self._left = len(self._servers)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether each server has been tried in this round."""
+        return self._left <= 0
+
+    def begin(self, *, tried: int = 0) -> None:
+        """Begin a round with the next server; so many, the last ones, need no trying."""
+        self._left = len(self._servers) - tried
+
+    def next(self) -> Server:
+        """The one whose turn it is."""
+        server = self._servers.pop(0)
+        self._servers.append(server)
+        self._left -= 1
+        return server
+
+
 class Link:
     """One supervised connection.
 
@@ -55,6 +86,8 @@ class Link:
         self.blocked: str | None = None
         self.on_unblocked: Callable[[], None] = lambda: None
         self._settings = settings
+        self._rounds = Rounds(settings.servers, host.random)
+        self._warned: set[Server] = set()
         self._host = host
         self._on_state = on_state
         self._up = asyncio.Event()
@@ -65,15 +98,18 @@ class Link:
         return f"<Link {self.role}: {'blocked' if self.blocked else 'up' if self.connection else 'down'}>"
 
     async def open(self) -> None:
-        """Connect, once.
+        """Connect, once; to the first server that takes us.
 
         Raises:
-            ConnectionFailed: the server cannot be reached.
-            AccessDenied: it refuses the credentials or the virtual host.
+            ConnectionFailed: none can be reached.
+            AccessDenied: one refuses the credentials or the virtual host, and none takes them.
         """
         self._closed = False
         self._up.clear()
-        await self._connect()
+        self._rounds.begin()
+        errors = await self._connect()
+        if self.connection is None:
+            raise next((error for error in errors if not error.transient), errors[0])
         self._keeper = asyncio.create_task(self._keep(), name=f"busframe rabbitmq {self.role} connection")
 
     async def wait_up(self) -> Connection:
@@ -101,14 +137,30 @@ class Link:
             connection.on_close = lambda error: None
             await connection.close()
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> list[TransportError]:
+        """Try the servers that are left in this round until one takes us. Returns why others did not."""
+        errors: list[TransportError] = []
         name = f"{self._host.application} {self._host.instance} {self.role}"
-        connection = await connect(self._settings, name)
-        connection.on_close = self._lost
-        connection.on_blocked = self._set_blocked
-        self.connection = connection
-        self.blocked = None
-        self._up.set()
+        while not self._rounds.is_over:
+            server = self._rounds.next()
+            try:
+                connection = await connect(self._settings, server, name)
+            except TransportError as error:
+                errors.append(error)
+                log.debug("cannot connect", extra={"role": self.role, "cause": str(error)})
+                if not error.transient and self._keeper is not None and server not in self._warned:
+                    # Refused, and not only away: it goes on trying, but somebody has to act.
+                    self._warned.add(server)
+                    log.warning("%s: cannot connect: %s", self.role, error, extra={"role": self.role})
+                continue
+            connection.on_close = self._lost
+            connection.on_blocked = self._set_blocked
+            self.connection = connection
+            self.blocked = None
+            self._warned.discard(server)
+            self._up.set()
+            break
+        return errors
 
     def _lost(self, error: TransportError) -> None:
         # At the very moment: what is woken by the end of a channel must not find the old connection here.
@@ -125,25 +177,30 @@ class Link:
             self.on_unblocked()
 
     async def _keep(self) -> None:
-        backoff = Backoff(self._settings.reconnect_min_s, self._settings.reconnect_max_s)
+        settings, time = self._settings, asyncio.get_running_loop().time
+        backoff = Backoff(settings.reconnect_min_s, settings.reconnect_max_s)
         while True:
             if self.connection is not None:
+                since = time()
                 error = await asyncio.shield(self.connection.closed)
                 log.debug("connection lost", extra={"role": self.role, "cause": str(error)})
                 self._on_state("down", error)
+                if time() - since >= settings.reconnect_max_s:
+                    # The others are tried at once. After a shorter life the round goes on: a cluster that takes
+                    # connections and drops them is not to be asked without end or pause.
+                    self._rounds.begin(tried=1)
             while self.connection is None:
-                await self._host.sleep(backoff.pause(self._host.random()))
+                if self._rounds.is_over:
+                    await self._host.sleep(backoff.pause(self._host.random()))
+                    self._rounds.begin()
                 try:
-                    await self._connect()
-                except TransportError as error:
-                    if not error.transient and type(error) is not type(self.error):
-                        # Refused now, and not only away: it goes on trying, but somebody has to act.
-                        log.warning("%s: cannot connect: %s", self.role, error, extra={"role": self.role})
-                    self.error = error
-                    log.debug("cannot connect", extra={"role": self.role, "cause": str(error)})
+                    errors = await self._connect()
                 except Exception as error:  # whatever it is, the connection must come back
                     self.error = ConnectionFailed(f"connecting failed: {error!r}")
                     log.exception("connecting failed", extra={"role": self.role})
+                else:
+                    if self.connection is None:
+                        self.error = errors[-1]
             backoff.reset()
             log.debug("connected again", extra={"role": self.role})
             self._on_state("up", None)

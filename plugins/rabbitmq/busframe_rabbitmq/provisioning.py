@@ -2,12 +2,13 @@
 
 AMQP lets a client see little: whether a queue exists (a passive declaration), and whether its arguments are the ones it
 would give (a declaration again, refused with 406 and the name of the argument). Each refusal closes the channel it was
-asked on, so each question has a throw-away channel. Bindings cannot be seen at all.
+asked on, so each question has a throw-away channel. Bindings and policies are seen where there is a management URL.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from busframe.errors import AccessDenied, ConfigurationError, TopologyMismatch, TransportError
 from busframe.model.destination import Address, DeadLetters, Subscription, Topic
@@ -18,6 +19,10 @@ from busframe_rabbitmq.channel import Channel, open_channel
 from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.delays import Delays
 from busframe_rabbitmq.link import Link
+from busframe_rabbitmq.policies import Purpose, overriding
+
+if TYPE_CHECKING:
+    from busframe_rabbitmq.management import Listed, Management
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +40,25 @@ class Provisioning:
         delays: the cascade, a part of each source with delays.
         host: names.
         counts: whether the server counts looks at dead letters (see ``topology.dead_arguments``).
+        management: for bindings and policies; None: they are unknown.
+        hold_max_s: how long a handler may hold a message, in seconds.
     """
 
-    def __init__(self, link: Link, delays: Delays, host: Host, counts: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        delays: Delays,
+        host: Host,
+        counts: Callable[[], bool],
+        management: "Management | None",
+        hold_max_s: float,
+    ) -> None:
         self._link = link
         self._delays = delays
         self._name = host.name
         self._counts = counts
+        self._management = management
+        self._hold_max_s = hold_max_s
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def plan(self, entities: Sequence[Entity]) -> Sequence[Change]:
@@ -56,6 +73,7 @@ class Provisioning:
         delayed = next(
             (entity for entity in entities if topology.is_handled(entity) and entity.longest_delay_s > 0), None
         )
+        changes += await self._look_closer([entity.address for entity in entities], changes, delayed)
         if delayed is not None and not await self._delays.is_made():
             changes.append(Change(delayed.address, "create", DELAYS, "the delay queues of this prefix"))
         return changes
@@ -89,9 +107,33 @@ class Provisioning:
                 changes.append(Change(address, "create", wanted=dict(wanted)))
             else:
                 changes += await self._compare_arguments(entity, name, wanted)
-                if isinstance(address, Subscription):
-                    changes.append(_unknown_bindings(address))
             return changes
+
+    async def _look_closer(
+        self, addresses: Sequence[Address], changes: Sequence[Change], delayed: Entity | None
+    ) -> list[Change]:
+        """What policies do to each source, and the bindings of subscriptions that exist."""
+        made = {change.address for change in changes if change.property is None}
+        bound = [each for each in addresses if isinstance(each, Subscription) and each not in made]
+        if self._management is None:
+            return [_unknown_bindings(each, "over AMQP") for each in bound]
+        try:
+            policies = await self._management.policies()
+            found = [await self._management.bindings(self._name(each.topic), self._name(each)) for each in bound]
+        except TransportError as error:
+            log.warning("bindings and policies are not known: %s", error)
+            return [_unknown_bindings(each, "for now") for each in bound]
+        closer = [
+            change for each, listed in zip(bound, found, strict=True) for change in _compare_bindings(each, listed)
+        ]
+        queues: list[tuple[Address, str, Purpose]] = [
+            (each, self._name(each), _purpose(each)) for each in addresses if not isinstance(each, Topic)
+        ]
+        if delayed is not None:
+            targets = [self._name(each) for each in addresses if not isinstance(each, DeadLetters)]
+            queues.extend((delayed.address, name, "delay") for name in self._delays.queues(targets))
+        overridden = (overriding(*queue, policies, self._hold_max_s) for queue in queues)
+        return closer + list(dict.fromkeys(change for each in overridden for change in each))
 
     async def _compare_topic(self, address: Topic[object], name: str) -> list[Change]:
         kind = topology.EXCHANGE_TYPE
@@ -137,8 +179,8 @@ class Provisioning:
         if change.property == DELAYS:
             await self._delays.make()
             return
-        if change.property == ARGUMENTS:
-            return  # all that may be known is that it exists
+        if change.property not in (None, BINDINGS):
+            return  # arguments of which is known only that they exist, or an operator's policy
         connection = await self._link.wait_up()
         channel = await open_channel(connection)
         try:
@@ -178,6 +220,10 @@ class Provisioning:
         return error
 
 
+def _purpose(address: Address) -> Purpose:
+    return "dead" if isinstance(address, DeadLetters) else "source"
+
+
 def _rank(change: Change) -> int:
     """Delays first: what is made next is connected to them. What is referred to before what refers to it."""
     if change.property == DELAYS:
@@ -191,18 +237,32 @@ def _conflict(address: Address, refused: ChannelRefused) -> Change:
 
 
 def _conflict_text(change: Change) -> str:
+    cure = change.command or "delete what is there when it is empty, or use another name"
     return (
         f"{change.address}: {change.property} is {change.found} on the server and {change.wanted} is needed; "
-        "RabbitMQ cannot change it in place: delete what is there when it is empty, or use another name"
+        f"RabbitMQ cannot change it in place: {cure}"
     )
 
 
-def _unknown_bindings(subscription: Subscription[object]) -> Change:
+def _unknown_bindings(subscription: Subscription[object], how: str) -> Change:
     return Change(
         subscription,
         "unknown",
         BINDINGS,
         [dict(arguments) for arguments in topology.bindings(subscription)],
-        "cannot be read over AMQP; those of an older filter stay, and are removed by hand or with another name",
+        f"cannot be read {how}; those of an older filter stay, and are removed by hand or with another name",
         "rabbitmqctl list_bindings source_name destination_name arguments",
     )
+
+
+def _compare_bindings(subscription: Subscription[object], listed: "Sequence[Listed]") -> list[Change]:
+    wanted = [dict(arguments) for arguments in topology.bindings(subscription)]
+    found = {str(each.get("properties_key")): dict(each.get("arguments", {})) for each in listed}
+    if any(arguments not in found.values() for arguments in wanted):
+        return [Change(subscription, "update", BINDINGS, wanted, list(found.values()))]
+    older = [key for key, arguments in found.items() if arguments not in wanted]
+    if older:
+        # Of an older filter, or of newer workers: nothing is deleted, and no plan would ever be done with it.
+        remove = f"rabbitmqadmin delete binding destination_type=queue properties_key={' or '.join(older)}"
+        return [Change(subscription, "unknown", BINDINGS, wanted, list(found.values()), remove)]
+    return []

@@ -8,7 +8,7 @@ it goes the answer of every other message that is under way there.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from busframe.errors import ClosedError, DestinationNotFound, MessageTooLarge, PublishError, PublishFailed, Unsupported
@@ -47,9 +47,7 @@ class Publisher:
         cascade: the routing keys of delays.
     """
 
-    def __init__(
-        self, link: Link, delays: Delays, settings: Settings, host: Host, cascade: Callable[[], Cascade]
-    ) -> None:
+    def __init__(self, link: Link, delays: Delays, settings: Settings, host: Host, cascade: Cascade) -> None:
         self._link = link
         self._delays = delays
         self._name = host.name
@@ -139,7 +137,7 @@ class Publisher:
         if delayed:
             if outgoing.delay_s > MAX_DELAY_S:
                 raise Unsupported(f"a delay of {outgoing.delay_s} s: RabbitMQ's delay queues reach {MAX_DELAY_S} s")
-            exchange, key = self._cascade().entry(outgoing.delay_s, target(name, topic=topic))
+            exchange, key = self._cascade.entry(outgoing.delay_s, target(name, topic=topic))
             channel = self._delayed
         elif topic:
             exchange, key, channel = name, "", self._topics

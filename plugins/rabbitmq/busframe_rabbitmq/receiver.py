@@ -25,7 +25,7 @@ from busframe_rabbitmq.channel import Channel, open_channel
 from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.link import Backoff
 from busframe_rabbitmq.mapping import decode, decode_letter
-from busframe_rabbitmq.session import Session
+from busframe_rabbitmq.session import OrderedSession, Session
 from busframe_rabbitmq.topology import is_filtered_by_core
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class RabbitReceiver(Receiver):
         self._address = str(address)
         self._entity = entity
         self._queue = transport.host.name(address)
-        self._prefetch = prefetch
+        self._ordered = entity.ordering == "key"
+        self._prefetch = transport.settings.ordered_prefetch if self._ordered else prefetch
         self._letters_of: tuple[str, str] | None = None
         if isinstance(address, DeadLetters):
             self._letters_of = (str(address.of), transport.host.name(address.of))
@@ -89,8 +90,15 @@ class RabbitReceiver(Receiver):
             await self._arrived.wait()
         return [self._delivery(buffer.popleft()) for _ in range(min(limit, len(buffer)))]
 
+    def holds(self, delivery: Delivery) -> bool:
+        """See ``Receiver.holds``."""
+        session, tag = _receipt(delivery)
+        return session is self._session and self._session is not None and tag in self._session.held
+
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """See ``Receiver.settle``."""
+        while self._session is not None and self._session.quiet is not None:
+            await self._session.quiet.wait()
         outcomes: list[Exception | None] = [None] * len(settled)
         acked: list[int] = []
         released: list[int] = []
@@ -133,9 +141,9 @@ class RabbitReceiver(Receiver):
             return
         self._stopped = True
         self._arrived.set()
-        if self._entity.ordering == "key":
-            # The successor of a single active consumer gets the messages in their order only if this one's channel is
-            # closed without cancelling, all at once. So what is buffered stays here until ``close``.
+        if self._ordered:
+            # The successor gets the messages in their order only all at once, when the channel is closed. So what is
+            # buffered stays here until ``close``.
             return
         session = self._session
         if session is not None:
@@ -157,11 +165,13 @@ class RabbitReceiver(Receiver):
         self._buffer.clear()
         if session is not None:
             session.on_lost = lambda: None
-            await session.close(keep_consumer=self._entity.ordering == "key")
+            await session.close()
         self._transport.forget(self)
 
     async def resize(self, prefetch: int) -> None:
         """See ``Receiver.resize``."""
+        if self._ordered:
+            return
         self._prefetch = prefetch
         session = self._session
         if session is not None and not self._stopped:
@@ -170,7 +180,7 @@ class RabbitReceiver(Receiver):
     # ------------------------------------------------------------------------------------------ messages
 
     def _arrive(self, session: Session, tag: int, redelivered: bool, properties: Any, body: bytes) -> None:
-        if self._given_back and self._entity.ordering != "key":
+        if self._given_back:
             with suppress(TransportError):
                 session.settle((), (tag,))
             return
@@ -205,15 +215,15 @@ class RabbitReceiver(Receiver):
         try:
             await session.consume(self._prefetch)
         except BaseException as error:
-            session.on_lost = lambda: None
-            channel.abandon()
+            session.abandon()
             if isinstance(error, ChannelRefused):
                 raise self._refused(error) from error
             raise
         return session
 
     def _make_session(self, channel: Channel) -> Session:
-        return Session(channel, self._queue, self._arrive)
+        kind = OrderedSession if self._ordered else Session
+        return kind(channel, self._queue, self._arrive)
 
     def _refused(self, error: ChannelRefused) -> BusframeError:
         # A queue whose server is down is a 404, too: it comes back.

@@ -7,7 +7,6 @@ session the same tag is another message.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any
 
 from busframe.errors import ConnectionFailed, TransportError
@@ -19,7 +18,7 @@ log = logging.getLogger(__name__)
 MAX_PREFETCH = 65535
 
 QUIET_WITHIN_S = 0.1
-"""How long acknowledgements may wait while a consumer is replaced."""
+"""How long acknowledgements wait, at most, while a consumer is replaced."""
 
 
 class Session:
@@ -32,16 +31,21 @@ class Session:
 
     Attributes:
         held: the delivered and unsettled tags.
+        quiet: while a consumer is replaced and nothing should be settled; it is set when that is over.
         lost: done, with the reason, when the session has ended.
     """
 
     auto_ack = False
     """Whether the server forgets each message when it has sent it."""
 
+    is_ordered = False
+    """Whether the consumer is never cancelled."""
+
     def __init__(
         self, channel: Channel, queue: str, on_message: Callable[["Session", int, bool, Any, bytes], None]
     ) -> None:
         self.held = Offsets()
+        self.quiet: asyncio.Event | None = None
         self.lost: asyncio.Future[TransportError] = asyncio.get_running_loop().create_future()
         self.on_lost: Callable[[], None] = lambda: None
         self._channel = channel
@@ -55,7 +59,6 @@ class Session:
         self._room = asyncio.Event()
         self._cancelled = asyncio.Event()
         self._stopped = False
-        self._deferred: list[tuple[list[int], list[int]]] | None = None
         channel.on_close = self._closed
         channel.on_cancelled(self._cancelled_by_server)
 
@@ -103,9 +106,6 @@ class Session:
         Raises:
             TransportError: the channel was lost; what is unsettled goes back to the queue.
         """
-        if self._deferred is not None:
-            self._deferred.append((list(acked), list(released)))
-            return
         held, channel = self.held, self._channel
         for tag in released:  # before the acks: a multiple one must not cover them
             channel.requeue(tag)
@@ -123,17 +123,18 @@ class Session:
         if len(held) < self._wanted:
             self._room.set()
 
-    async def close(self, *, keep_consumer: bool = False) -> None:
-        """End; what is unsettled goes back. Idempotent.
-
-        Args:
-            keep_consumer: without cancelling it first, which is what keeps the order for the next active consumer.
-        """
+    async def close(self) -> None:
+        """End; what is unsettled goes back. Idempotent."""
         self._stopped = True
         if self._resizing is not None:
             self._resizing.cancel()
             await asyncio.wait({self._resizing})
-        await self._channel.close(keep_consumers=keep_consumer)
+        await self._channel.close(keep_consumers=self.is_ordered)
+
+    def abandon(self) -> None:
+        """End it without waiting, and without telling anybody."""
+        self.on_lost = lambda: None
+        self._channel.abandon(keep_consumers=self.is_ordered)
 
     # ------------------------------------------------------------------------------------------ inside
 
@@ -150,7 +151,7 @@ class Session:
         if consumer_tag not in self._ours:
             self.held.clear()
             self._end(ConnectionFailed(f"the server cancelled the consumer of {self._queue!r}"))
-            self._channel.abandon()
+            self._channel.abandon(keep_consumers=self.is_ordered)
 
     def _end(self, error: TransportError) -> None:
         if not self.lost.done():
@@ -179,7 +180,7 @@ class Session:
             credit: how many unsettled messages the consumers of this session may hold together.
         """
         self._ours.add(consumer)
-        self._deferred = []
+        self.quiet = asyncio.Event()
         loop = asyncio.get_running_loop()
         give_up = loop.time() + QUIET_WITHIN_S
         try:
@@ -189,11 +190,8 @@ class Session:
                     break
             await self._channel.cancel(consumer)
         finally:
-            deferred, self._deferred = self._deferred, None
-            if not self.lost.done():
-                for acked, released in deferred:
-                    with suppress(TransportError):
-                        self.settle(acked, released)
+            over, self.quiet = self.quiet, None
+            over.set()
 
     async def _resize(self) -> None:
         try:
@@ -217,3 +215,24 @@ class Session:
             log.debug("resizing", extra={"queue": self._queue, "cause": str(error)})
         finally:
             self._cancelled.set()
+
+
+class OrderedSession(Session):
+    """The consumer of a queue with a single active one, which hands all keys over in their order (tested on 4.0.5).
+
+    It ends with its channel and is never cancelled: of a cancelled consumer the server keeps what is unsettled apart,
+    and lets the next one begin with what comes behind.
+
+    Its prefetch is the same in all workers, and never changes. What a lost consumer held is put into a line of its own,
+    from which the next one is served first. One that takes less than the whole line, and is lost as well, puts what it
+    took behind the rest. And a consumer with another prefetch would be another consumer, behind all that wait.
+    """
+
+    is_ordered = True
+
+    async def resize(self, prefetch: int) -> None:
+        """Do nothing: what is fetched ahead waits in the receiver's buffer."""
+
+    async def cancel(self) -> None:
+        """End the channel, too."""
+        await self.close()

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 FLUSH_BYTES = 64 * 1024
 
+TLS_GOODBYE_S = 1.0
+"""How long a stream with TLS waits, when it is closed, for a server that may be gone; asyncio's default is 30 s."""
+
 
 class PikaStream(Protocol):
     """What pika wants to be told; its ``AbstractStreamProtocol``."""
@@ -100,17 +103,22 @@ class StreamProtocol(asyncio.Protocol):
             pika.data_received(data)
         self._early.clear()
 
+    # After its own ``abort()`` pika hears only that it is over: with TLS a goodbye is exchanged first, and what comes
+    # meanwhile would hide why it aborted.
+
     def data_received(self, data: bytes) -> None:
         """Pass it on."""
-        if self.pika is None:
+        if self.pika is None or self.transport is None:
             self._early.append(data)
-        else:
+        elif not self.transport.aborted:
             self.pika.data_received(data)
 
     def eof_received(self) -> bool | None:
         """Pass it on; pika answers that the transport shall close."""
         self._got_eof = True
-        return self.pika.eof_received() if self.pika is not None else None
+        if self.pika is None or self.transport is None or self.transport.aborted:
+            return None
+        return self.pika.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass it on, in the form that pika expects.
@@ -120,7 +128,9 @@ class StreamProtocol(asyncio.Protocol):
         self._lost = True
         if self.pika is None or self.transport is None:
             return
-        if exc is None and not self._got_eof and not self.transport.aborted:
+        if self.transport.aborted:
+            exc = None
+        elif exc is None and not self._got_eof:
             exc = ConnectionAbortedError("the connection was closed")
         self.pika.connection_lost(exc)
 
@@ -206,7 +216,11 @@ class LoopServices:
 
         async def connect() -> tuple[GatheringTransport, Any]:
             transport, protocol = await self._loop.create_connection(
-                StreamProtocol, sock=sock, ssl=ssl_context, server_hostname=server_hostname
+                StreamProtocol,
+                sock=sock,
+                ssl=ssl_context,
+                server_hostname=server_hostname,
+                ssl_shutdown_timeout=None if ssl_context is None else TLS_GOODBYE_S,
             )
             of_pika = protocol_factory()
             gathering = GatheringTransport(transport, of_pika, self._loop)

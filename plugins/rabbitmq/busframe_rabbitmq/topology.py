@@ -75,7 +75,7 @@ def is_single_active(entity: Entity) -> bool:
     The option is for programs that only publish and may be the first to declare the queue.
 
     Raises:
-        ConfigurationError: the options hold what is unknown here.
+        ConfigurationError: the options hold what is unknown here, or what its handlers cannot do with.
     """
     unknown = sorted(set(entity.options) - OPTIONS)
     if unknown:
@@ -84,6 +84,11 @@ def is_single_active(entity: Entity) -> bool:
             [f"{entity.address}: rabbitmq has no option {name!r}; it has {known}" for name in unknown]
         )
     stated = entity.options.get("single_active_consumer")
+    if stated is not None and not stated and entity.ordering == "key":
+        raise ConfigurationError(
+            f'{entity.address}: ordering="key" needs a single active consumer, and its option rules that out: '
+            "leave single_active_consumer out"
+        )
     return entity.ordering == "key" if stated is None else bool(stated)
 
 
@@ -134,9 +139,11 @@ _TOO_LARGE = re.compile(r"message size (?P<size>\d+).*?(?:max(?:imum)?(?: size)?
 
 
 def read_exchange(text: str) -> str | None:
-    """The exchange that the server complains about."""
+    """The exchange that the server complains about, as it is published to: the default one has a name in complaints."""
     match = _EXCHANGE.search(text)
-    return match["name"] if match else None
+    if match is None:
+        return None
+    return "" if match["name"] == "amq.default" else match["name"]
 
 
 def read_too_large(text: str) -> tuple[int, int] | None:

@@ -1,8 +1,9 @@
 """The transport: two connections, so that an alarm which stops publishing does not stop acknowledgements."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from busframe.errors import ClosedError, DestinationNotFound, TransportError, Unsupported
@@ -10,22 +11,27 @@ from busframe.logic.size import FRAMEWORK_RESERVE_BYTES
 from busframe.model.capabilities import Capabilities
 from busframe.model.delivery import Outgoing
 from busframe.model.destination import DeadLetters, Queue, SourceAddress, Topic
-from busframe.model.entity import Change, Entity, Stats, Stored
+from busframe.model.entity import Change, Entity, Finding, Stats, Stored
 from busframe.spi.transport import Host, Receiver, Transport
 from busframe_rabbitmq.cascade import MAX_DELAY_S, Cascade
 from busframe_rabbitmq.channel import Channel, open_channel
 from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.delays import Delays
+from busframe_rabbitmq.diagnosis import Seen, findings
 from busframe_rabbitmq.early import EarlyReceiver
 from busframe_rabbitmq.letters import Letters
 from busframe_rabbitmq.link import Link, State
 from busframe_rabbitmq.provisioning import Provisioning
 from busframe_rabbitmq.publisher import Publisher
 from busframe_rabbitmq.receiver import RabbitReceiver
-from busframe_rabbitmq.settings import Settings
+from busframe_rabbitmq.settings import Settings, shown
 
 if TYPE_CHECKING:
     from pika.adapters.asyncio_connection import AsyncioConnection
+
+    from busframe_rabbitmq.management import Listed, Management
+
+log = logging.getLogger(__name__)
 
 HOLD_MAX_S = 1500.0
 """Below the server's ``consumer_timeout`` of 30 minutes, after which it takes an unsettled message back."""
@@ -60,7 +66,7 @@ class RabbitMQ(Transport):
             attempt_exact=True,
             nack="copy",
             dead_letter="copy",
-            ordering="process",
+            ordering="fleet",  # see ``open``
             filters="broker",
             nack_delay_max_s=MAX_DELAY_S,
             publish_delay_max_s=MAX_DELAY_S,
@@ -73,16 +79,17 @@ class RabbitMQ(Transport):
         self.consuming = Link("consume", settings, host, lambda state, cause: self._report("consume", state, cause))
         self._states: dict[str, State] = {"publish": "down", "consume": "down"}
         self._prefix = host.name(Queue("q")).removesuffix("q")
-        self._cascade: Cascade | None = None
-        self._delays = Delays(self.consuming, settings, host, self._get_cascade)
-        self._publisher = Publisher(self.publishing, self._delays, settings, host, self._get_cascade)
-        self._provisioning = Provisioning(self.consuming, self._delays, host, self._counts)
+        cascade = Cascade(self._prefix)
+        self._delays = Delays(self.consuming, settings, host, cascade)
+        self._publisher = Publisher(self.publishing, self._delays, settings, host, cascade)
+        self._management = _management(settings)
+        self._provisioning = Provisioning(self.consuming, self._delays, host, self._is_4, self._management, HOLD_MAX_S)
         self._letters = Letters(self.consuming, host)
         self._receivers: set[Receiver] = set()
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<RabbitMQ {self.settings.server.shown}: {self.publishing!r}, {self.consuming!r}>"
+        return f"<RabbitMQ {shown(*self.settings.servers)}: {self.publishing!r}, {self.consuming!r}>"
 
     @property
     def native(self) -> Native:  # type: ignore[override]
@@ -100,6 +107,9 @@ class RabbitMQ(Transport):
             await self.publishing.close()
             await self.consuming.close()
             raise
+        if not self._is_4():
+            why = "RabbitMQ before 4.0 mixes up the messages of a key when its consumer changes"
+            self.capabilities = replace(self.capabilities, ordering="none", why_not={"ordering": why})
         self._states = {"publish": "up", "consume": "up"}
         self.host.report("connection", "up", None)
 
@@ -127,8 +137,16 @@ class RabbitMQ(Transport):
         return await self._publisher.publish(outgoing, timeout_s)
 
     def receiver(self, entity: Entity, *, prefetch: int, ack: Literal["after", "before"] = "after") -> Receiver:
-        """See ``Transport.receiver``."""
+        """See ``Transport.receiver``.
+
+        Raises:
+            Unsupported: the order of keys is asked of what keeps none: dead letters, and what is settled before.
+        """
         self._check_open()
+        if entity.ordering == "key" and isinstance(entity.address, DeadLetters):
+            raise Unsupported(f'{entity.address}: ordering="key", but dead letters keep no order: leave it out')
+        if entity.ordering == "key" and ack == "before":
+            raise Unsupported(f'{entity.address}: ordering="key" with ack="before", which takes ahead without order')
         kind = EarlyReceiver if ack == "before" else RabbitReceiver
         receiver = kind(self, entity, prefetch)
         self._receivers.add(receiver)
@@ -139,7 +157,7 @@ class RabbitMQ(Transport):
         self._receivers.discard(receiver)
 
     async def stats(self, source: SourceAddress) -> Stats:
-        """The ready messages and the consumers; AMQP says no more.
+        """The ready messages, the consumers, and with a management URL the unsettled messages of some seconds ago.
 
         Raises:
             DestinationNotFound: the source does not exist.
@@ -152,7 +170,26 @@ class RabbitMQ(Transport):
                 dead, _ = await self._look(source.dead_letters)
             except DestinationNotFound:
                 dead = None
-        return Stats(depth=depth, consumers=consumers, dead=dead)
+        in_flight = None
+        if self._management is not None:
+            try:
+                in_flight = await self._management.unsettled(self.host.name(source))
+            except TransportError as error:
+                log.warning("unsettled messages are not known: %s", error)
+        return Stats(depth=depth, in_flight=in_flight, consumers=consumers, dead=dead)
+
+    async def diagnose(self) -> Sequence[Finding]:
+        """See ``Transport.diagnose``."""
+        self._check_open()
+        nodes: Sequence[Listed] | TransportError | None = None
+        if self._management is not None:
+            try:
+                nodes = await self._management.nodes()
+            except TransportError as error:
+                nodes = error
+        connection = await self.consuming.wait_up()
+        seen = Seen(connection.server_version, self.publishing.blocked, nodes, HOLD_MAX_S)
+        return findings(self.settings, seen)
 
     async def browse(self, source: SourceAddress, *, after: str = "", limit: int = 100) -> Sequence[Stored]:
         """See ``Transport.browse``; of dead letters only. While it looks, the letters are invisible to others."""
@@ -181,12 +218,7 @@ class RabbitMQ(Transport):
         if self._closed:
             raise ClosedError("the transport is closed")
 
-    def _get_cascade(self) -> Cascade:
-        if self._cascade is None:
-            self._cascade = Cascade(self._prefix, counts=self._counts())
-        return self._cascade
-
-    def _counts(self) -> bool:
+    def _is_4(self) -> bool:
         """Whether the server is 4.0 or later, which counts each look at a message of a quorum queue."""
         connection = self.consuming.connection or self.publishing.connection
         return connection is None or connection.server_version >= (4, 0)
@@ -218,3 +250,11 @@ class RabbitMQ(Transport):
         if not isinstance(source, DeadLetters):
             raise Unsupported(f"{source}: over AMQP messages of a queue cannot be {what}; dead letters can")
         return source
+
+
+def _management(settings: Settings) -> "Management | None":
+    if settings.management_url is None:
+        return None
+    from busframe_rabbitmq.management import Management  # HTTP is imported only where it is used
+
+    return Management(settings.management_url.get_secret_value(), settings)

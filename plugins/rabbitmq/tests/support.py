@@ -5,10 +5,12 @@ import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
+from urllib.parse import urlsplit
 from uuid import uuid4
 
+from busframe.conformance.proxy import Proxy
 from busframe.errors import BusframeError
 from busframe.logic.names import physical_name
 from busframe.model.delivery import Delivery, Outgoing
@@ -170,6 +172,38 @@ async def queues_are_on_disk() -> None:
     after a SIGKILL, the messages are gone and publishes are never confirmed. There is no way to ask.
     """
     await asyncio.sleep(2.0)
+
+
+@asynccontextmanager
+async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """A proxy before a server, and the URL that leads through it."""
+    parts = urlsplit(url)
+    proxy = Proxy(parts.hostname or "", parts.port or 0)
+    await proxy.start()
+    try:
+        yield proxy, parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@127.0.0.1:{proxy.port}").geturl()
+    finally:
+        await proxy.stop()
+
+
+@asynccontextmanager
+async def frozen(proxy: Proxy) -> AsyncIterator[None]:
+    """Nothing passes, in either direction, within the block."""
+    freezing = asyncio.create_task(proxy.freeze(3600))
+    try:
+        yield
+    finally:
+        freezing.cancel()
+        with suppress(asyncio.CancelledError):
+            await freezing
+
+
+async def limit_length(rabbitmq: Any, vhost_url: str, queue: str, length: int) -> None:
+    """Set a policy, as operators do; it takes the server a moment to follow it."""
+    vhost = vhost_url.rpartition("/")[2]
+    definition = {"max-length": length, "overflow": "reject-publish"}
+    body = {"pattern": f"^{queue}$", "definition": definition, "apply-to": "quorum_queues"}
+    await asyncio.to_thread(rabbitmq.api, "PUT", f"/policies/{vhost}/{queue}", body)
 
 
 def cut(transport: RabbitMQ, which: Literal["publishing", "consuming"]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from busframe_rabbitmq.cascade import LEVELS, MAX_DELAY_S, Bind, Cascade, Exchange, Queue, target, target_of, units_of
+from busframe_rabbitmq.cascade import LEVELS, MAX_DELAY_S, Bind, Cascade, Exchange, Queue, target, units_of
 
 NAMES = st.from_regex(r"[A-Za-z0-9_.]([A-Za-z0-9_.-]{0,30}[A-Za-z0-9_.])?", fullmatch=True)
 CASCADE = Cascade("p-")
@@ -34,7 +34,7 @@ def walk(exchange: str, key: str, binds: list[Bind], queues: Mapping[str, Queue]
             more, ends = walk(str(arguments["x-dead-letter-exchange"]), key, binds, queues)
             more += int(str(arguments["x-message-ttl"]))
         else:
-            more, ends = 0, [bind.to]
+            more, ends = 0, [bind.to]  # a door
         waited += more
         got += ends
     return waited, got
@@ -53,16 +53,9 @@ def test_every_delay_is_waited_exactly(delay_s: float, name: str) -> None:
         binds += [step for step in CASCADE.target_steps(other, topic=False) if isinstance(step, Bind)]
     exchange, key = CASCADE.entry(delay_s, target(name, topic=False))
     waited, got = walk(exchange, key, binds, LEVEL_QUEUES)
-    assert got == [name]
+    assert got == [CASCADE.door(name)]
     assert waited == units_of(delay_s) * 100
     assert -0.001 <= waited / 1000 - delay_s <= 0.101
-
-
-@given(NAMES, st.booleans())
-def test_a_target_is_read_back(name: str, topic: bool) -> None:
-    """What found no target says for whom it was meant."""
-    _, key = CASCADE.entry(1.0, target(name, topic=topic))
-    assert target_of(key) == target(name, topic=topic)
 
 
 @given(NAMES, NAMES)
@@ -93,13 +86,23 @@ def test_the_top_is_declared_last_and_nothing_before_what_it_refers_to() -> None
         if isinstance(step, Bind):
             assert {step.to, step.exchange} <= made
         else:
-            for key in ("x-dead-letter-exchange", "alternate-exchange"):
-                assert step.arguments.get(key, step.name) in made | {step.name}
+            assert step.arguments.get("x-dead-letter-exchange", step.name) in made | {step.name}
             made.add(step.name)
     assert [step.name for step in steps if isinstance(step, Exchange)][-1] == CASCADE.top
 
 
-def test_no_queue_expires() -> None:
-    """A queue with x-expires takes its messages along."""
-    assert all("x-expires" not in queue.arguments for queue in LEVEL_QUEUES.values())
-    assert all(queue.arguments["x-dead-letter-strategy"] == "at-least-once" for queue in LEVEL_QUEUES.values())
+def test_a_door_leads_to_its_target() -> None:
+    """To a queue by the default exchange, to a topic's exchange as it is; at once, and with all that it takes."""
+    to_queue, to_topic = CASCADE.door_arguments("p-a", topic=False), CASCADE.door_arguments("p-b", topic=True)
+    assert (to_queue["x-dead-letter-exchange"], to_queue["x-dead-letter-routing-key"]) == ("", "p-a")
+    assert (to_topic["x-dead-letter-exchange"], to_topic.get("x-dead-letter-routing-key")) == ("p-b", None)
+    assert to_queue["x-message-ttl"] == to_topic["x-message-ttl"] == 1
+
+
+def test_no_queue_expires_and_none_loses_what_it_passes_on() -> None:
+    """A queue with x-expires takes its messages along; without both others a refused message is dropped."""
+    doors = [CASCADE.door_arguments("a", topic=False), CASCADE.door_arguments("b", topic=True)]
+    for arguments in (*(queue.arguments for queue in LEVEL_QUEUES.values()), *doors):
+        assert "x-expires" not in arguments
+        assert arguments["x-dead-letter-strategy"] == "at-least-once"
+        assert arguments["x-overflow"] == "reject-publish"

@@ -1,41 +1,44 @@
-"""Checks that need a server are checked as well: each fails on a plugin that breaks its promise."""
+"""Checks that need a server are checked as well: each fails on a client of RabbitMQ that breaks its promise."""
 
 import asyncio
-import sys
+import logging
+import re
+from collections.abc import Iterator
 
 import pytest
 
-from busframe.conformance import CHECKS, programs, run_check
-from busframe_rabbitmq.conformance import RabbitMQHarness
+from busframe.conformance import CHECKS, Harness, run_check
+from busframe.conformance.mutants import MUTANTS, ServerMutant, mutated
+from busframe.conformance.suite import started
+from plugins.rabbitmq.tests.test_conformance import Faulty
+from tests.brokers.rabbitmq import RabbitMQ
 
-CONFIRMS_FIRST = """
-import asyncio, runpy
-from busframe_rabbitmq.transport import RabbitMQ
-
-right, later = RabbitMQ.publish, set()
-
-async def publish(self, outgoing, *, timeout_s):
-    later.add(asyncio.create_task(right(self, outgoing, timeout_s=timeout_s)))
-    return [None] * len(outgoing)
-
-RabbitMQ.publish = publish
-runpy.run_module("busframe.conformance.programs", run_name="__main__")
-"""
+CAUGHT = [
+    pytest.param(mutant, id, id=f"{mutant.name}-{id}")
+    for mutant in MUTANTS.values()
+    if isinstance(mutant, ServerMutant)
+    for id in mutant.caught_by
+]
 
 
-def test_a_publisher_that_confirms_before_the_broker_has_it_is_caught(
-    rabbitmq_vhost: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A3 fails, and says what is lost."""
-    monkeypatch.setattr(programs, "PYTHON", [sys.executable, "-c", CONFIRMS_FIRST])
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+class TestMutants:
+    """On a server of their own, because faults stop it."""
 
-    async def run() -> str:
-        harness = RabbitMQHarness(rabbitmq_vhost)
-        harness.patience = 0.2
-        await harness.start()
-        result = await run_check(CHECKS["A3"], harness)
-        await harness.stop()
-        assert result.outcome == "failed", result
-        return result.detail
+    @pytest.fixture(scope="class")
+    @classmethod
+    def harness(cls, breakable_rabbitmq: RabbitMQ) -> Iterator[Harness]:
+        """The harness of the real server."""
+        yield from started(Faulty(breakable_rabbitmq, breakable_rabbitmq.url))
 
-    assert "confirmed messages are lost" in asyncio.run(run())
+    @pytest.mark.parametrize(("mutant", "id"), CAUGHT)
+    def test_a_check_catches_its_mutant(
+        self, mutant: ServerMutant, id: str, harness: Harness, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """On a broken client the check fails, for the right reason."""
+        caplog.set_level(logging.CRITICAL)  # what goes wrong is what it is about
+        with mutated(harness, mutant):
+            result = asyncio.run(run_check(CHECKS[id], harness))
+        assert result.outcome == "failed", f"{id} {result.outcome} although {mutant.wrong}"
+        assert re.search(mutant.says, result.detail), result.detail

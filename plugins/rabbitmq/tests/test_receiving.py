@@ -11,7 +11,7 @@ from busframe.errors import ClosedError, DestinationNotFound, PublishOutcomeUnkn
 from busframe.model.destination import Queue, Topic
 from busframe.model.entity import Entity
 from busframe.model.settlement import ACK, RELEASE, DeadLetter, Nack
-from busframe_rabbitmq.channel import open_channel
+from busframe_rabbitmq.channel import Channel, open_channel
 from plugins.rabbitmq.tests.support import (
     Reports,
     consuming,
@@ -252,6 +252,43 @@ async def test_cancelled_resize_leaves_one_consumer(rabbitmq_vhost: str) -> None
             await eventually(one, "one consumer")
             await publish_all(transport, EMAILS, message())
             await take(receiver, 1)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_settling_while_a_consumer_is_replaced_answers_when_it_is_written(
+    rabbitmq_vhost: str, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """Nothing is acknowledged for a moment: what waits is not done, and if the connection is lost, it never was."""
+    async with opened(rabbitmq_vhost) as transport:
+        await declare(transport, EMAILS)
+        await publish_all(transport, EMAILS, message(id="a"), message(id="b"))
+        async with consuming(transport, EMAILS, prefetch=2) as receiver:
+            got = await receive(receiver, 2)
+            going_on = asyncio.Event()
+            cancel = Channel.cancel
+
+            async def waits(channel: Channel, consumer_tag: str) -> None:
+                await going_on.wait()
+                await cancel(channel, consumer_tag)
+
+            monkeypatch.setattr(Channel, "cancel", waits)
+            resizing = asyncio.create_task(receiver.resize(4))
+
+            async def quiet() -> bool:
+                return receiver._session.quiet is not None  # type: ignore[attr-defined]
+
+            await eventually(quiet, "the old consumer is being ended")
+            settling = asyncio.create_task(receiver.settle([(got[0], ACK), (got[1], RELEASE)]))
+            done, _ = await asyncio.wait({settling}, timeout=0.2)
+            assert not done
+            if lost:
+                cut(transport, "consuming")
+            going_on.set()
+            await resizing
+            assert kinds(await settling) == [SettlementLost if lost else None] * 2
+            again = await take(receiver, 2 if lost else 1)
+            assert sorted(each.message.id for each in again) == (["a", "b"] if lost else ["b"])
+            await nothing_arrives(receiver)
 
 
 async def test_a_retry_is_a_copy_with_what_the_core_carries(rabbitmq_vhost: str) -> None:

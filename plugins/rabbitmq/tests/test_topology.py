@@ -39,13 +39,19 @@ def test_dead_letters_may_be_looked_at_for_ever() -> None:
         ({}, False),
         ({"ordering": "key"}, True),
         ({"options": {"single_active_consumer": True}}, True),
-        ({"ordering": "key", "options": {"single_active_consumer": False}}, False),
     ],
 )
 def test_order_needs_a_single_active_consumer_from_the_beginning(asked: dict[str, Any], single: bool) -> None:
     """It cannot be added to a queue that exists."""
     arguments = topology.wanted_arguments(Entity(Queue("a"), **asked), physical_name)
     assert (topology.SINGLE_ACTIVE in arguments) is single
+
+
+def test_order_with_many_active_consumers_is_refused() -> None:
+    """Nothing would keep it."""
+    asked = Entity(Queue("a"), ordering="key", options={"single_active_consumer": False})
+    with pytest.raises(ConfigurationError, match="rules that out"):
+        topology.wanted_arguments(asked, physical_name)
 
 
 def test_unknown_option_is_refused() -> None:
@@ -80,6 +86,8 @@ def test_the_servers_texts_are_read() -> None:
     assert topology.read_inequivalent(text) == ("x-delivery-limit", "the value '5' of type 'signedint'", "none")
     assert topology.read_inequivalent("something else") is None
     assert topology.read_exchange("NOT_FOUND - no exchange 'nope.x' in vhost '/'") == "nope.x"
+    denied = "ACCESS_REFUSED - write access to exchange 'amq.default' in vhost '/' refused for user 'u'"
+    assert topology.read_exchange(denied) == ""
     assert topology.read_exchange("something else") is None
     size = "PRECONDITION_FAILED - message size 17825792 is larger than configured max size 16777216"
     assert topology.read_too_large(size) == (17825792, 16777216)

@@ -86,6 +86,14 @@ def test_fragment() -> None:
     """A # in a URL cuts it, mostly a password's; it is refused and not shown."""
     (problem,) = problems("amqp://u:p#secret@h")
     assert problem == "url: the URL has a '#': write it as %23"
+    (problem,) = problems("amqp://h1:1,[::1]:2/v#w")
+    assert problem == "url: the URL has a '#': write it as %23"
+
+
+def test_many_hosts() -> None:
+    """They are the plugin's to read; no port of them is looked at here."""
+    made = transport_settings(RABBIT, Settings(url="amqp://u:p@h1:5672,[::1]:5672,h3/v?heartbeat_s=3"))
+    assert made == Rabbit(url="amqp://u:p@h1:5672,[::1]:5672,h3/v", heartbeat_s=3.0)
 
 
 def test_model_that_allows_anything() -> None:

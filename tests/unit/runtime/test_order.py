@@ -204,6 +204,40 @@ async def test_a_cut_while_a_key_waits_for_its_retry_keeps_the_order(bench: Benc
     assert seen == ["a", "a", "b", "c"]
 
 
+async def test_what_a_cut_took_back_is_not_started_where_it_was(bench: Bench) -> None:
+    """Another worker goes on with its key, so what waited here for a slot must not run behind what is newer."""
+    seen: list[tuple[str, str, bool]] = []
+
+    def worker(name: str) -> Any:
+        bus = bench.bus()
+
+        @bus.handle(JOBS, ordering="key", concurrency=1, prefetch=6)
+        async def handle(job: str, ctx: Context) -> None:
+            if name == "old" and job == "a1":
+                await asyncio.sleep(100)
+            seen.append((name, job, ctx.redelivered))
+
+        return bus.worker()
+
+    async with worker("old") as old:
+        publisher = bench.bus(uses=[JOBS])
+        async with publisher:
+            await send(publisher, JOBS, *(f"warm {number}" for number in range(20)))
+            await until(lambda: not bench.ids(JOBS))
+            seen.clear()
+            for job in ("a1", "b1", "c1", "d1", "e1", "f1", "b2"):
+                await send(publisher, JOBS, job, key=job[0])
+            await until(lambda: old.sources[0].credit.available == 0)
+            async with worker("new"):
+                bench.cut()
+                await until(lambda: not bench.ids(JOBS))
+                await quiet(200)
+        assert old.sources[0].counters.lost == 6
+        assert old.sources[0].in_flight == 0
+    assert sorted(seen[:-1]) == sorted(("new", job, job != "b2") for job in ("a1", "b1", "b2", "c1", "d1", "e1", "f1"))
+    assert seen[-1] == ("old", "a1", False)
+
+
 async def test_the_first_failure_holds_up_its_key_alone(bench: Bench) -> None:
     """Also right after the start, when little may be in flight: a message that waits for its retry killed nothing."""
     bus = bench.bus(uses=[JOBS])

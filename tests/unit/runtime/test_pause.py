@@ -111,6 +111,40 @@ async def test_beyond_what_the_broker_lets_hold_the_deliveries_go_back(bench: Be
     assert seen == ["a", "a", "b"]
 
 
+@pytest.mark.parametrize("meanwhile", ["drained", "paused by hand", "resumed"])
+async def test_letting_go_of_an_ordered_source_gives_way(bench: Bench, meanwhile: str) -> None:
+    """It waits for the handlers that run; what happens until they end decides."""
+    bench.faults.capabilities = {"hold_max_s": 30.0}
+    seen: list[str] = []
+    bus = bench.bus(retry=Retry(delay_s=1, max_delay_s=5))
+
+    @bus.handle(JOBS, ordering="key")
+    async def handle(job: str) -> None:
+        seen.append(job)
+        if job == "long" and seen.count(job) == 1:
+            await asyncio.sleep(200 if meanwhile == "resumed" else 20)
+        if job == "pauses" and seen.count(job) == 1:
+            await asyncio.sleep(5)
+            raise PauseSource(100)
+
+    async with bus.worker() as worker:
+        await send(bus, JOBS, *"12345")
+        await until(lambda: not bench.ids(JOBS))
+        await send(bus, JOBS, "long", key="l")
+        await send(bus, JOBS, "pauses", "next", key="k")
+        await quiet(10)
+        if meanwhile == "paused by hand":
+            await worker.pause(JOBS)
+            await quiet(200)
+            assert "next" not in seen
+            await worker.resume(JOBS)
+        if meanwhile != "drained":
+            await until(lambda: not bench.ids(JOBS))
+            await until(lambda: worker.sources[0].in_flight == 0)
+    assert seen.count("long") == 1
+    assert bench.ids(JOBS) == (["pauses", "next"] if meanwhile == "drained" else [])
+
+
 async def test_a_reconnect_during_a_pause_neither_ends_it_nor_doubles_anything(bench: Bench) -> None:
     """The connection comes and goes; the handlers wait for what they wait for."""
     seen: list[tuple[str, float]] = []

@@ -1,0 +1,103 @@
+"""What became of each message: nothing confirmed may be lost, and whatever came twice needs a reason.
+
+There are two. A publisher that was told nothing (its connection was lost before the answer) published again: then the
+message is there twice. Or a fault cut a worker off while a message was with it: handled, and its acknowledgement not
+yet with the server, or not handled yet. Of these there are at most as many as the worker may prefetch.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from busframe.conformance.history import History
+from tests.faults.workers import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What cuts workers off from the server.
+
+    Attributes:
+        begun: when, on the machine's monotonic clock; until now all was well.
+        ended: from now on it is certain that they were cut off.
+        pid: of the worker that it hit; None: all that ran.
+    """
+
+    begun: float
+    ended: float
+    pid: int | None = None
+
+
+class Run(NamedTuple):
+    """One call of a handler, to its end."""
+
+    n: int
+    pid: int
+    begun: float
+    ended: float
+
+
+class Account:
+    """The account of one test.
+
+    Args:
+        journal: what publishers and handlers wrote.
+        faults: what happened to workers and connections.
+        prefetch: how many unsettled messages one worker holds at most.
+    """
+
+    def __init__(self, journal: Journal, faults: list[Fault], prefetch: int) -> None:
+        self.runs = [
+            Run(int(n), int(pid), float(begun), float(ended)) for n, _, pid, begun, ended in journal.lines("handled")
+        ]
+        self.tried = [n for (n,) in journal.lines("tried")]
+        self.confirmed = [n for (n,) in journal.lines("confirmed")]
+        self.unknown = [n for (n,) in journal.lines("unknown")]
+        self.doubled = sum(times - 1 for times in Counter(run.n for run in self.runs).values())
+        self._faults = faults
+        self._prefetch = prefetch
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.confirmed)} of {len(self.tried)} messages confirmed, {len(self.unknown)} outcomes unknown; "
+            f"handled {len(self.runs)} times, {self.doubled} of them again; {len(self._faults)} faults"
+        )
+
+    def problems(self) -> list[str]:
+        """What does not add up; empty: everything does."""
+        history = History(tried=self.tried, confirmed=self.confirmed, unknown=self.unknown)
+        for run in self.runs:
+            history.done(str(run.n), str(run.pid))
+        # A worker that was cut off finishes what it holds, though the server gave it to another one: so not exclusive.
+        found = history.account(duplicates=self.doubled, exclusive=False)
+        if unconfirmed := set(self.tried) - set(self.confirmed):
+            found.append(f"publishers ended before these were confirmed: {sorted(unconfirmed)[:5]}")
+        if unexplained := self._unexplained():
+            found.append(f"handled again without a reason: {len(unexplained)} ({unexplained[:5]})")
+        return found
+
+    def _unexplained(self) -> list[int]:
+        reasons = Counter(int(n) for n in self.unknown)
+        reasons.update(run.n for run in self._cut_off())
+        times = Counter(run.n for run in self.runs)
+        return sorted(n for n, handled in times.items() if handled - 1 > reasons[n])
+
+    def _cut_off(self) -> set[Run]:
+        """The runs whose settlement may not have reached the server."""
+        of_worker: dict[int, list[Run]] = defaultdict(list)
+        for run in sorted(self.runs, key=_ended):
+            of_worker[run.pid].append(run)
+        found: set[Run] = set()
+        for fault in self._faults:
+            for pid, runs in of_worker.items():
+                if fault.pid in (None, pid):
+                    # What it held is the last that it finished before, not settled yet, and the next that it finishes.
+                    first = bisect_left(runs, fault.begun, key=_ended) - self._prefetch
+                    last = bisect_right(runs, fault.ended, key=_ended) + self._prefetch
+                    found.update(runs[max(0, first) : last])
+        return found
+
+
+def _ended(run: Run) -> float:
+    return run.ended
