@@ -46,6 +46,8 @@ listener.name.secure.scram-sha-256.sasl.jaas.config=\
   org.apache.kafka.common.security.scram.ScramLoginModule required;
 listener.name.secure.ssl.keystore.type=PEM
 listener.name.secure.ssl.keystore.location={home}/keystore.pem
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:tester
 log.dirs={data}
 auto.create.topics.enable=false
 num.partitions=1
@@ -79,7 +81,8 @@ class Kafka(Server):
             its clients where it is, so who wants to stand between them needs a listener that tells of him; None: there
             is none.
         secure: (host and port of a listener with TLS, the certificate that vouches for it), for the user ``tester``
-            with the password ``secret``; None: there is none.
+            with the password ``secret``, who may do anything, as everybody may at the other listeners, and for users
+            whom a test makes with SCRAM and who may do what the test allows them; None: there is none.
     """
 
     def __init__(

@@ -4,19 +4,34 @@ What is native goes through clients of its own in a thread: other ones than the 
 none of its code.
 """
 
-# pyright: reportCallIssue=false
-# because it does not see the defaults of pydantic's fields.
+# pyright: reportCallIssue=false, reportPrivateImportUsage=false
+# because it does not see the defaults of pydantic's fields, and confluent-kafka does not mark what its admin package
+# exports.
 
 import asyncio
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+from pydantic import SecretStr
 
 from busframe.conformance import BrokerState, Harness, NotRunnable
+from busframe.conformance.harness import SECRET
 from busframe.conformance.proxy import Proxy
 from busframe.conformance.world import PREFIX
 from busframe.logic.wire import split_headers, text_of
@@ -38,18 +53,27 @@ class KafkaHarness(Harness):
         proxy: (the port of a listener on 127.0.0.1, the port that this listener advertises). Clients are told by the
             servers where to connect, so a proxy that cuts and freezes their connections needs a listener of its own;
             None: the checks of those faults are not runnable.
+        secure: (URL of a listener with TLS and SCRAM for which the URL's clients may make users and say what they may,
+            the certificate that vouches for it); None: the parts of checks that need users are left out.
     """
 
     tls_scheme = "kafka+ssl"
-    late_acks = False
+    silence_s = 4.0
 
-    def __init__(self, url: str, session_timeout_s: float = 6.0, proxy: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        session_timeout_s: float = 6.0,
+        proxy: tuple[int, int] | None = None,
+        secure: tuple[str, Path] | None = None,
+    ) -> None:
         self._url = url.partition("?")[0]
         self.url = f"{self._url}?session_timeout_s={session_timeout_s:g}"  # for processes that are killed
         self.name = "kafka"
         self._session_timeout_s = session_timeout_s
         self._ports = proxy
         self._proxy: Proxy | None = None
+        self._secure = secure
 
     async def start(self) -> None:
         """Put a proxy before the server."""
@@ -66,8 +90,41 @@ class KafkaHarness(Harness):
 
     def transport(self, host: Host) -> Transport:
         """A client with this plugin's default settings, but for how soon a silent worker is given up."""
+        return self._client(host)
+
+    def watchful(self, host: Host) -> Transport:
+        """With the shortest wait for an answer that still lets the servers wait for messages."""
+        return self._client(host, client={"socket.timeout.ms": 1600})
+
+    def _client(self, host: Host, **settings: Any) -> Transport:
         url = self._url if self._ports is None else f"kafka://127.0.0.1:{self._ports[1]}"
-        return plugin.create(plugin.settings(url=url, session_timeout_s=self._session_timeout_s), host)
+        return plugin.create(
+            plugin.settings(url=SecretStr(url), session_timeout_s=self._session_timeout_s, **settings), host
+        )
+
+    def url_with_bad_password(self) -> str:
+        """Of the listener that asks for one."""
+        if self._secure is None:
+            return super().url_with_bad_password()
+        url, certificate = self._secure
+        scheme, _, place = url.partition("://")
+        return f"{scheme}://kit:{SECRET}@{place}?sasl_mechanism=SCRAM-SHA-256&ca_file={certificate}"
+
+    async def native_user(self, *, may_use: bool) -> Callable[[Host], Transport]:
+        """With or without the rights to read and write topics and groups; and to see how topics are set."""
+        if self._secure is None:
+            raise NotRunnable("no listener of Kafka is known that asks for users")
+        url, certificate = self._secure
+        user = f"kit-{uuid4().hex[:12]}"
+        await self._ask(lambda admin: _make_user(admin, user, may_use=may_use))
+        scheme, _, place = url.partition("://")
+        settings = plugin.settings(
+            url=SecretStr(f"{scheme}://{user}:{user}@{place}"),
+            sasl_mechanism="SCRAM-SHA-256",
+            ca_file=certificate,
+            session_timeout_s=self._session_timeout_s,
+        )
+        return lambda host: plugin.create(settings, host)
 
     async def native_publish(self, to: Address, name: str, body: bytes, headers: Mapping[str, object]) -> None:
         """With confirmation; Kafka's headers are bytes, so what is neither text nor bytes is left out."""
@@ -212,6 +269,25 @@ class KafkaHarness(Harness):
             return question(admin)
 
         return await asyncio.to_thread(ask)
+
+
+def _make_user(admin: Any, user: str, *, may_use: bool) -> None:
+    sha = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
+    made = admin.alter_user_scram_credentials([UserScramCredentialUpsertion(user, sha, user.encode())])
+    made[user].result(TIMEOUT_S)
+    rights = {
+        ResourceType.TOPIC: (AclOperation.READ, AclOperation.WRITE, AclOperation.DESCRIBE_CONFIGS),
+        ResourceType.GROUP: (AclOperation.READ,),
+    }
+    bindings = [
+        AclBinding(kind, PREFIX, ResourcePatternType.PREFIXED, f"User:{user}", "*", right, AclPermissionType.ALLOW)
+        for kind, granted in rights.items()
+        for right in granted
+        if may_use
+    ]
+    if bindings:
+        for done in admin.create_acls(bindings).values():
+            done.result(TIMEOUT_S)
 
 
 def _leave_group(group: str, member: str) -> bytes:

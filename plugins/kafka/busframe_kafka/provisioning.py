@@ -54,8 +54,10 @@ class Provisioning:
         self._settings = settings
 
     async def make_ladder(self) -> None:
-        """Create the topics of delays."""
-        await self._admin.create(topology.wait_specs(self._names, self._settings))
+        """Create the topics of delays, those that are missing: to use the others takes no right to create any."""
+        specs = topology.wait_specs(self._names, self._settings)
+        found = await self._admin.topics([spec.name for spec in specs])
+        await self._admin.create([spec for spec in specs if spec.name not in found])
 
     async def plan(self, entities: Sequence[Entity]) -> Sequence[Change]:
         """See ``Transport.plan``.
