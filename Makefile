@@ -39,7 +39,7 @@ types: $(READY) ## check types with mypy and pyright
 unit: $(READY) ## run the tests that need no server and no patience
 	$(BIN)/python -m pytest -m 'not slow and not broker' $(ARGS)
 
-soak: $(READY) ## run the checks that take long, in memory and on RabbitMQ: MINUTES=n, SEED=n
+soak: $(READY) ## run the checks that take long, in memory, on RabbitMQ and on Kafka: MINUTES=n, SEED=n
 	@seed=$(or $(SEED),$$RANDOM); echo "SEED=$$seed"; BUSFRAME_TEST_SOAK_S=$$((60 * $(or $(MINUTES),3))) \
 	BUSFRAME_TEST_SOAK_SEED=$$seed $(BIN)/python -m pytest $(SOAKS) $(ARGS)
 
