@@ -8,6 +8,8 @@ PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 PACKAGES := busframe $(wildcard plugins/*/busframe_*)
 SOAKS := $(wildcard tests/conformance/test_soak.py plugins/*/tests/test_soak.py)
 READY := .venv/.ready
+# Most tests wait for a server most of the time; a class or a module of them shares one, and stays together.
+JOBS := 2
 # The plugins' tests may need what the conformance kit needs, so everything is in one environment.
 INPUTS := requirements/dev.txt pyproject.toml $(PLUGINS:=/pyproject.toml)
 
@@ -21,7 +23,7 @@ demo: $(READY) ## run the shop example: URL=amqp://… for a broker, ORDERS=n
 
 test: lint types ## check everything, start the servers that can be had, run all tests
 	$(BIN)/coverage erase
-	$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadscope --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report
 	@echo 'model and logic: each branch of them is to be tested'
 	$(BIN)/coverage report --include='busframe/model/*,busframe/logic/*' --fail-under=100

@@ -30,18 +30,20 @@ START_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a journal, of a kind: ``began`` or ``done`` by a handler, or ``published``.
+    """A line of a journal, of a kind: ``up`` by a worker, ``began`` or ``done`` by a handler, or ``published``.
 
     Attributes:
-        message: its id.
+        message: its id; ``-``: none.
         pid: of the process.
         attempt: which one it was.
+        redelivered: whether the handler was told that it may have begun before.
         at: when, in seconds since the epoch.
     """
 
     message: str
     pid: int
     attempt: int
+    redelivered: bool
     at: float
 
 
@@ -100,8 +102,8 @@ class Crew:
                     if not line.endswith(b"\n"):
                         break  # it is being written
                     self._read += len(line)
-                    kind, message, pid, attempt, at = line.decode().split()
-                    self._lines[kind].append(Line(message, int(pid), int(attempt), float(at)))
+                    kind, message, pid, attempt, redelivered, at = line.decode().split()
+                    self._lines[kind].append(Line(message, int(pid), int(attempt), redelivered == "1", float(at)))
                     if kind == "done":
                         self._world.history.done(message, pid)
         return self._lines[what]

@@ -35,6 +35,7 @@ class Job:
         journal: the file to write to.
         prefix: of the names on the broker.
         preload: see ``Harness.preload``.
+        ordering: of the queue.
         work_s: how long a handler takes.
         max_attempts: of its policy.
         max_deliveries: of the crash guard.
@@ -49,6 +50,7 @@ class Job:
     journal: str
     prefix: str
     preload: tuple[str, ...] = ()
+    ordering: Literal["none", "key"] = "none"
     work_s: float = 0.0
     max_attempts: int = 5
     max_deliveries: int = 20
@@ -90,16 +92,18 @@ def _journal(job: Job) -> int:
     return os.open(job.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
-def _write(journal: int, what: str, message: str, attempt: int = 0) -> None:
-    os.write(journal, f"{what} {message} {os.getpid()} {attempt} {time.time()}\n".encode())
+def _write(journal: int, what: str, message: str = "-", attempt: int = 0, redelivered: bool = False) -> None:
+    os.write(journal, f"{what} {message} {os.getpid()} {attempt} {redelivered:d} {time.time()}\n".encode())
 
 
 def _handle(bus: Bus, queue: Queue[str], job: Job) -> int:
     journal = _journal(job)
 
-    @bus.handle(queue, concurrency=CONCURRENCY, prefetch=PREFETCH, retry=Retry(max_attempts=job.max_attempts))
+    policy = Retry(max_attempts=job.max_attempts)
+
+    @bus.handle(queue, ordering=job.ordering, concurrency=CONCURRENCY, prefetch=PREFETCH, retry=policy)
     async def work(body: str, ctx: Context) -> None:
-        _write(journal, "began", ctx.message.id, ctx.attempt)
+        _write(journal, "began", ctx.message.id, ctx.attempt, ctx.redelivered)
         if body == KILLS:
             die()
         if job.does == "reject":
@@ -107,7 +111,7 @@ def _handle(bus: Bus, queue: Queue[str], job: Job) -> int:
         await asyncio.sleep(job.work_s)
         _write(journal, "done", ctx.message.id, ctx.attempt)
 
-    return bus.run()
+    return bus.run(started=lambda worker: _write(journal, "up"))
 
 
 async def _replay(bus: Bus, queue: Queue[str], job: Job) -> None:

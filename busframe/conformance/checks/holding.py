@@ -259,11 +259,11 @@ async def acknowledged_through_a_restart(world: World) -> None:
     await world.settle(receiver, taken[::2])
     await world.close(receiver)
     await world.harness.restart()
-    async with world.client() as again:
-        if not again.capabilities.durable:
-            await world.declare(again, queue)
-        receiver = await world.receiver(again, queue)
-        await world.drain(receiver, 3 if again.capabilities.durable else 0, within_s=30)
+    again = await world.open_client()
+    if not again.capabilities.durable:
+        await world.declare(again, queue)
+    receiver = await world.receiver(again, queue)
+    await world.drain(receiver, 3 if again.capabilities.durable else 0, within_s=30)
     if transport.capabilities.durable:
         world.balanced()
 

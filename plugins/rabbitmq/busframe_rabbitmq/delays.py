@@ -99,7 +99,7 @@ class Delays:
                     raise
                 # Without the right to bind it is somebody else's work, and was done, we hope, with the topology; what
                 # finds no target is kept.
-                log.warning("may not bind to the delay queues", extra={"destination": name, "cause": error.text})
+                log.info("may not bind to the delay queues", extra={"destination": name, "cause": error.text})
 
         await self._persist(connect)
 
