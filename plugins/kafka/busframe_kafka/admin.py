@@ -2,9 +2,12 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from busframe_kafka.client import (
     LATEST,
@@ -25,9 +28,6 @@ from busframe_kafka.client import (
 )
 from busframe_kafka.topology import TopicSpec
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ Partition = tuple[str, int]
 
 LEADER_S = 10.0
 LOOK_AGAIN_S = 0.02
+CLOSE_S = 1.0
 
 _NO_OFFSET = -1
 
@@ -79,6 +80,7 @@ class Admin:
         self._make = make
         self._timeout_s = timeout_s
         self._client: AdminClient | None = None
+        self._unanswered: set[Future[Any]] = set()
 
     @property
     def client(self) -> AdminClient:
@@ -97,18 +99,41 @@ class Admin:
                     log.debug("the administration client could not be polled", exc_info=True)
             await asyncio.sleep(pause_s())
 
-    async def close(self) -> None:
-        """Let the client go. Idempotent; ends its threads, which takes a moment, in another one."""
+    async def close(self, *, unreachable: bool = False) -> None:
+        """Let the client go, by a thread of its own once it has all answers; wait for that a moment. Idempotent.
+
+        librdkafka (2.16) aborts the process when a description of topics or of the cluster arrives while its client
+        ends.
+
+        Args:
+            unreachable: no answer can come.
+        """
         client, self._client = self._client, None
-        if client is not None:
-            held = [client]
-            del client
-            await asyncio.to_thread(held.clear)
+        if client is None:
+            return
+        held, gone = [client], asyncio.Event()
+        unanswered = () if unreachable else tuple(self._unanswered)
+        del client
+        loop = asyncio.get_running_loop()
+
+        def let_go() -> None:
+            wait(unanswered)
+            held.clear()  # which ends its threads, and takes a moment
+            with suppress(RuntimeError):  # nobody waits any more
+                loop.call_soon_threadsafe(gone.set)
+
+        threading.Thread(target=let_go, name="busframe kafka lets its client go", daemon=True).start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await gone.wait()
 
     async def cluster(self) -> str:
         """Ask for the cluster's id: it answers."""
-        described = await self._one(self.client.describe_cluster(request_timeout=self._timeout_s), "the cluster")
-        return str(described.cluster_id)
+        asked = self.client.describe_cluster(request_timeout=self._timeout_s)
+        (answer,) = (await self._all({"": asked})).values()
+        if isinstance(answer, BaseException):
+            raise translate(answer, "the cluster")
+        return str(answer.cluster_id)
 
     async def topics(self, names: Iterable[str]) -> dict[str, FoundTopic]:
         """The topics of these that exist."""
@@ -117,7 +142,7 @@ class Admin:
             return {}
         asked = self.client.describe_topics(TopicCollection(wanted), request_timeout=self._timeout_s)
         found: dict[str, FoundTopic] = {}
-        for name, answer in (await _all(asked)).items():
+        for name, answer in (await self._all(asked)).items():
             if isinstance(answer, BaseException):
                 error = error_of(answer)
                 if error is None or error.code() not in UNKNOWN_TOPIC:
@@ -136,7 +161,7 @@ class Admin:
             for spec in specs
         ]
         made: set[str] = set()
-        for name, answer in (await _all(self.client.create_topics(new, request_timeout=self._timeout_s))).items():
+        for name, answer in (await self._all(self.client.create_topics(new, request_timeout=self._timeout_s))).items():
             if not isinstance(answer, BaseException):
                 made.add(name)
                 continue
@@ -154,7 +179,7 @@ class Admin:
             return {}
         asked = self.client.describe_configs(resources, request_timeout=self._timeout_s)
         found: dict[str, dict[str, FoundConfig]] = {}
-        for resource, answer in (await _all(asked)).items():
+        for resource, answer in (await self._all(asked)).items():
             if isinstance(answer, BaseException):
                 raise translate(answer, f"the settings of {resource.name!r}")
             found[resource.name] = {
@@ -169,7 +194,7 @@ class Admin:
         ]
         resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=entries)
         asked = self.client.incremental_alter_configs([resource], request_timeout=self._timeout_s)
-        for answer in (await _all(asked)).values():
+        for answer in (await self._all(asked)).values():
             if isinstance(answer, BaseException):
                 raise translate(answer, f"the settings of {topic!r} cannot be changed")
 
@@ -187,7 +212,7 @@ class Admin:
         found: dict[Partition, int] = {}
         deadline = asyncio.get_running_loop().time() + LEADER_S
         while asked:
-            answers = await _all(self.client.list_offsets(asked, request_timeout=self._timeout_s))
+            answers = await self._all(self.client.list_offsets(asked, request_timeout=self._timeout_s))
             asked = {}
             for place, answer in answers.items():
                 if isinstance(answer, BaseException):
@@ -209,7 +234,7 @@ class Admin:
         asked = self.client.list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group)], request_timeout=self._timeout_s
         )
-        (answer,) = (await _all(asked)).values()
+        (answer,) = (await self._all(asked)).values()
         if isinstance(answer, BaseException):
             raise translate(answer, f"the offsets of group {group!r}")
         return {(place.topic, place.partition): place.offset for place in answer.topic_partitions if place.offset >= 0}
@@ -222,7 +247,7 @@ class Admin:
         asked = self.client.alter_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group, places)], request_timeout=self._timeout_s
         )
-        (answer,) = (await _all(asked)).values()
+        (answer,) = (await self._all(asked)).values()
         failed: Any = None
         if isinstance(answer, BaseException):
             failed, error = answer, error_of(answer)
@@ -237,7 +262,7 @@ class Admin:
     async def members(self, group: str) -> int:
         """How many consumers a group has."""
         asked = self.client.describe_consumer_groups([group], request_timeout=self._timeout_s)
-        (answer,) = (await _all(asked)).values()
+        (answer,) = (await self._all(asked)).values()
         if isinstance(answer, BaseException):
             error = error_of(answer)
             if error is not None and error.code() == KafkaError.GROUP_ID_NOT_FOUND:
@@ -251,17 +276,19 @@ class Admin:
         if not places:
             return
         asked = self.client.delete_records(places, request_timeout=self._timeout_s)
-        for place, answer in (await _all(asked)).items():
+        for place, answer in (await self._all(asked)).items():
             if isinstance(answer, BaseException):
                 error = error_of(answer)
                 if error is None or error.code() != KafkaError.OFFSET_OUT_OF_RANGE:
                     raise translate(answer, f"records of {place.topic!r} cannot be deleted")
 
-    async def _one(self, future: "Future[Any]", what: str) -> Any:
-        try:
-            return await asyncio.wrap_future(future)
-        except Exception as failed:
-            raise translate(failed, what) from failed
+    async def _all(self, asked: Mapping[T, Future[Any]]) -> dict[T, Any]:
+        """The answer to each, or why there is none."""
+        for future in asked.values():
+            self._unanswered.add(future)
+            future.add_done_callback(self._unanswered.discard)
+        answers = await asyncio.gather(*map(asyncio.wrap_future, asked.values()), return_exceptions=True)
+        return dict(zip(asked, answers, strict=True))
 
 
 _NO_LEADER = UNKNOWN_TOPIC | {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
@@ -274,12 +301,6 @@ _OCCUPIED = frozenset(
         KafkaError.STALE_MEMBER_EPOCH,
     }
 )
-
-
-async def _all(asked: "Mapping[T, Future[Any]]") -> dict[T, Any]:
-    """The answer to each, or why there is none."""
-    answers = await asyncio.gather(*map(asyncio.wrap_future, asked.values()), return_exceptions=True)
-    return dict(zip(asked, answers, strict=True))
 
 
 async def first_answer(admin: Admin, unreachable: asyncio.Event) -> str | None:

@@ -145,7 +145,7 @@ class Kafka(Transport):
             raise self._shown(failed) from error
         except TransportError as error:
             await self._disconnect()
-            raise self._shown(error) from error
+            raise self._shown(error) from error.__cause__
         except BaseException:
             await self._disconnect()
             raise
@@ -167,7 +167,7 @@ class Kafka(Transport):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.admin.close()
+        await self.admin.close(unreachable=self._state == "down" and self._unreachable.is_set())
 
     async def plan(self, entities: Sequence[Entity]) -> Sequence[Change]:
         """See ``Transport.plan``."""

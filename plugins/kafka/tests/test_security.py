@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ScramCredentialInfo,
@@ -81,3 +82,4 @@ async def test_a_server_that_is_not_there_is_said_at_once() -> None:
     error = await _refused("kafka://127.0.0.1:1")
     assert isinstance(error, ConnectionFailed)
     assert error.transient
+    assert isinstance(error.__cause__, KafkaException)
