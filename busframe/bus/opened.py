@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite
@@ -151,7 +151,7 @@ async def open_bus(definition: Definition, configuration: "Configuration") -> Op
     Raises:
         ConfigurationError: all that is wrong with the application and its configuration, in one.
         Unsupported: all that the transport cannot do of what is asked, in one.
-        ConnectionFailed: the broker was not reached within ``connect_timeout_s``.
+        ConnectionFailed: the broker was not reached, or not long enough to declare, within ``connect_timeout_s``.
         AccessDenied: it refuses the credentials.
         TopologyMismatch: what exists differs from what is asked.
 
@@ -178,13 +178,14 @@ async def open_bus(definition: Definition, configuration: "Configuration") -> Op
         report=reports,
     )
     transport, plugin = _make_transport(definition, configuration, host)
+    patience = _Patience(host, settings.connect_timeout_s)
     try:
-        await _connect(transport, host, settings.connect_timeout_s)
+        await patience.connect(transport)
         entities = entities_of(definition.uses, plans, plugin, settings.destinations)
         problems = unmet(plans, entities, transport.capabilities, plugin, settings.max_lane_delay_s)
         if problems:
             raise Unsupported("\n".join(problems))
-        await ensure(transport, entities, settings.topology)
+        await patience.persist(lambda: ensure(transport, entities, settings.topology))
     except BaseException:
         await _close(transport)
         raise
@@ -205,31 +206,48 @@ def _make_transport(definition: Definition, configuration: "Configuration", host
     return plugin.create(own, host), plugin.name
 
 
-async def _connect(transport: Transport, host: Host, timeout_s: float) -> None:
-    backoff = Backoff(host.sleep, host.random)
-    time = asyncio.get_running_loop().time
-    until = time() + timeout_s
-    while True:
-        try:
-            left_s = max(1.0, until - time())
-            async with asyncio.timeout(left_s if left_s < 1e9 else None):
-                await transport.open()
-            return
-        except TimeoutError as error:
-            raise ConnectionFailed(
-                f"the broker did not answer within {timeout_s:g} s: is it running, and is the URL right? "
-                "(connect_timeout_s says how long to wait)"
-            ) from error
-        except TransportError as error:
-            left_s = until - time()
-            if not error.transient or left_s <= 0:
-                raise
-            if backoff.failures == 0:
-                how_long = f"for {timeout_s:g} s" if isfinite(timeout_s) else "for ever"
-                logger.warning("the broker is not there yet, trying %s: %s", how_long, error)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left_s if isfinite(left_s) else None):
-                    await backoff.wait()
+class _Patience:
+    """Tries again for a while what fails because the broker is not there yet, or is lost in the middle of it."""
+
+    def __init__(self, host: Host, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._backoff = Backoff(host.sleep, host.random)
+        self._time = asyncio.get_running_loop().time
+        self._until = self._time() + timeout_s
+
+    async def connect(self, transport: Transport) -> None:
+        """Open a transport. Raises ``ConnectionFailed`` when the time is over."""
+
+        async def attempt() -> None:
+            try:
+                async with asyncio.timeout(max(1.0, self._left_s) if isfinite(self._timeout_s) else None):
+                    await transport.open()
+            except TimeoutError as error:
+                raise ConnectionFailed(
+                    f"the broker did not answer within {self._timeout_s:g} s: is it running, and is the URL right? "
+                    "(connect_timeout_s says how long to wait)"
+                ) from error
+
+        await self.persist(attempt)
+
+    async def persist(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it until it does not fail for the connection. Raises what it fails with, at last for the connection."""
+        while True:
+            try:
+                return await work()
+            except TransportError as error:
+                if not error.transient or self._left_s <= 0:
+                    raise
+                if self._backoff.failures == 0:
+                    how_long = f"for {self._timeout_s:g} s" if isfinite(self._timeout_s) else "for ever"
+                    logger.warning("the broker is not there yet, trying %s: %s", how_long, error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._left_s if isfinite(self._timeout_s) else None):
+                        await self._backoff.wait()
+
+    @property
+    def _left_s(self) -> float:
+        return self._until - self._time()
 
 
 async def _close(transport: Transport) -> None:

@@ -38,13 +38,13 @@ class Scene:
         self.publishers = run.publishers()
 
     def all_go_on(self, when: str) -> None:
-        """Wait until each worker has handled messages that were published from now on."""
+        """Wait until each worker has handled messages that were published from now on, and has all connections."""
         tried, handled = len(self.run.journal.lines("tried")), len(self.run.journal.lines("handled"))
 
         def on() -> bool:
             new = {n for (n,) in self.run.journal.lines("tried")[tried:]}
             by = {int(pid) for n, _, pid, *_ in self.run.journal.lines("handled")[handled:] if n in new}
-            return {worker.pid for worker in self.workers} <= by
+            return {worker.pid for worker in self.workers} <= by and self.losses() == self.returns()
 
         wait_until(on, f"publishers and all workers go on {when}")
 
@@ -58,6 +58,10 @@ class Scene:
     def losses(self) -> list[int]:
         """How often each worker has lost its connection, by its own word."""
         return [log.read_text().count("connection to the broker is down") for log in self.run.logs_of("worker")]
+
+    def returns(self) -> list[int]:
+        """How often it has come back."""
+        return [log.read_text().count("the broker is there again") for log in self.run.logs_of("worker")]
 
 
 def test_nothing_is_lost_on_a_bad_network(
@@ -107,6 +111,8 @@ def test_nothing_is_lost_on_a_bad_network(
         for worker in scene.workers:
             worker.send_signal(signal.SIGTERM)
         assert [finish(worker) for worker in scene.workers] == [0] * TEAM
+        for name in QUEUES:  # nothing was held unsettled
+            wait_until(lambda: now(rabbitmq_vhost, name) == (0, 0), f"{name}: empty, and no consumer")  # noqa: B023
 
 
 def now(url: str, queue: str) -> tuple[int, int]:

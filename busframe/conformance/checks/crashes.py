@@ -99,6 +99,26 @@ async def rolling_restart(world: World) -> None:
     world.balanced(duplicates=TEAM * PREFETCH)
 
 
+@check("M8", "workers join while handlers run, and at once others are killed: nothing is lost", tier="X")
+async def joining(world: World) -> None:
+    """Where a broker shares a source out anew for each that joins, what is being handled then is settled by nobody."""
+    queue, rounds = world.queue(str), 4
+    bus = world.bus(uses=[queue])
+    async with bus, crew(world, queue, work_s=0.5) as workers, _load(world, bus, queue, workers):
+        team = [await workers.start()]
+        for number in range(rounds):
+            await workers.until(lambda: any(map(workers.at_work, team)), f"a worker handles, before join {number + 1}")
+            victim = next(filter(workers.at_work, team))
+            team.append(await workers.start())
+            await workers.until(
+                lambda: team[-1].pid in {line.pid for line in workers.look("began")}, "who joined has messages"
+            )
+            victim.kill()
+            await victim.wait()
+            team.remove(victim)
+    world.balanced(duplicates=rounds * 2 * PREFETCH)
+
+
 @check("V20", "a message that kills the process is dead-lettered as crash-loop; its neighbours are handled", tier="X")
 async def crash_loop(world: World) -> None:
     """Workers are started again and again, as an orchestrator does, until one gives the message up."""

@@ -14,7 +14,9 @@ from busframe.model.settlement import ACK, Release, Settlement
 from busframe.runtime import source
 
 
-@server_mutant("what a worker has taken is gone when it is killed", "V2", says="that are missing\nlost: confirmed")
+@server_mutant(
+    "what a worker has taken is gone when it is killed", "M8", "V2", says="that are missing\nlost: confirmed"
+)
 class AcksWhatItTakes(AcksOnDelivery):
     """As a consumer with automatic acknowledgement, in a process that dies."""
 

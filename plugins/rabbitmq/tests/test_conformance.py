@@ -45,7 +45,7 @@ class TestRabbitMQ(TransportConformance):
         yield from started(Faulty(breakable_rabbitmq, breakable_rabbitmq.url))
 
 
-LEFT_OUT = frozenset({"F16", "J3", "V2", "V3", "V6", "V20"})
+LEFT_OUT = frozenset({"F16", "J3", "M8", "V2", "V3", "V6", "V20"})
 """They take long, and show little there that M1 does not, which restarts and kills the server, or M2, which cuts."""
 
 

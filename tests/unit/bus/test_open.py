@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -33,6 +33,19 @@ async def test_a_broker_that_is_not_there_yet_is_waited_for(bench: Bench) -> Non
     async with bench.bus(uses=[JOBS]) as bus:
         await send(bus, JOBS, "a")
     assert bench.faults.calls.count("open") == 4
+
+
+@pytest.mark.parametrize("step", ["plan", "apply"])
+async def test_a_broker_that_is_lost_at_the_start_is_waited_for(bench: Bench, step: Literal["plan", "apply"]) -> None:
+    """What it needs is declared when the broker is there again; with no patience it is an error at once."""
+    bench.faults.fail(step, 3, ConnectionFailed("reset by peer"))
+    async with bench.bus(uses=[JOBS]) as bus:
+        await send(bus, JOBS, "a")
+    assert bench.faults.calls.count(step) == 4
+    bench.faults.fail(step, 1, ConnectionFailed("reset by peer"))
+    with pytest.raises(ConnectionFailed, match="reset by peer"):
+        async with bench.bus(uses=[JOBS], config={"connect_timeout_s": 0}):
+            pass
 
 
 @pytest.mark.parametrize("timeout_s", [0, 10])
@@ -83,7 +96,7 @@ async def test_tasks_that_enter_at_once_share_one_connection(bench: Bench) -> No
 
 async def test_tasks_that_enter_at_once_all_hear_that_opening_failed(bench: Bench) -> None:
     """Nobody waits for ever for a bus that another task failed to open, and it can be opened afterwards."""
-    bench.faults.fail("plan", 3)
+    bench.faults.fail("plan", 3, AccessDenied("refused"))
     bus = bench.bus(uses=[JOBS])
 
     async def use() -> None:
@@ -91,7 +104,7 @@ async def test_tasks_that_enter_at_once_all_hear_that_opening_failed(bench: Benc
             pass
 
     results = await asyncio.wait_for(asyncio.gather(use(), use(), use(), return_exceptions=True), 60)
-    assert [type(result).__name__ for result in results] == ["TransportError"] * 3
+    assert [type(result).__name__ for result in results] == ["AccessDenied"] * 3
     async with bus:
         await send(bus, JOBS, "a")
 
