@@ -7,8 +7,8 @@ changes nothing. So there is no number of an epoch that could be compared wrongl
 committed offset* was delivered. Before the first handler after an assignment starts, that offset is committed again
 with the count raised by one; progress, or giving the partition back in order, lowers it again. A process that dies with
 it leaves it raised. With it stands ``until``, the last offset that had been fetched: any of those may be what killed
-the process. Once the count makes a suspect, the messages up to there are delivered one by one, each under a count of
-its own, so that what is given up in the end is the one that kills.
+the process. Once the count makes a suspect, the messages up to there are delivered one by one, of all partitions of a
+consumer, each under a count of its own, so that what is given up in the end is the one that kills.
 """
 
 from collections import deque
@@ -169,6 +169,11 @@ class Partition:
         return self._guard.deliveries >= SUSPECT_FROM - 1
 
     @property
+    def suspicion(self) -> int:
+        """How often what comes next was delivered, and not settled."""
+        return self._guard.deliveries
+
+    @property
     def may_hand_over(self) -> bool:
         """Whether something of the pen may be received, once ``to_commit`` is committed."""
         return bool(self.pen) and self.committed is not None and not (self.suspicious and self._handed)
@@ -223,6 +228,12 @@ class Partition:
         # The next one was not delivered alone yet; and up to ``until`` each one is.
         alone = self.suspicious and passed < self._alone_until
         self._guard = Guard(SUSPECT_FROM - 1 if alone else 0, until)
+        return self.progress()
+
+    def progress(self) -> tuple[int, str] | None:
+        """What ``advance`` said last; None: nothing yet."""
+        if self._mark is None:
+            return None
         return self._mark, str(self._guard if self.suspicious else Guard(0, self._last if self._offsets else -1))
 
     def give_back(self) -> tuple[int, str] | None:

@@ -300,8 +300,7 @@ class Member:
         if not self._held.penned:
             return
         self._held.learn(client, [one for one in self._held.penned if one.committed is None])
-        ready = [one for one in self._held.penned if one.may_hand_over]
-        commits = {(one.topic, one.number): commit for one in ready if (commit := one.to_commit()) is not None}
+        ready, commits = self._held.ready(beside=bool(self._buffer))
         refused = self._held.commit(client, commits) if commits else frozenset[tuple[str, int]]()
         records = [record for one in ready if (one.topic, one.number) not in refused for record in one.hand_over()]
         self._held.penned = {one: None for one in self._held.penned if one.pen and not one.leaving}

@@ -152,6 +152,27 @@ class Holding:
             if answer.error is None:
                 partition.remember(answer.offset, answer.metadata)
 
+    def ready(self, *, beside: bool) -> tuple[list[Partition], dict[tuple[str, int], tuple[int, str]]]:
+        """The partitions whose penned records may be received, and what must be committed before.
+
+        A suspect comes alone, the worst of several first. What its neighbours came to is committed with its count: else
+        they were counted with it when it kills, and one of them might be given up in its place.
+
+        Args:
+            beside: records that were handed over are not received yet.
+        """
+        ready = [one for one in self.penned if one.may_hand_over]
+        partitions = self.partitions.values()
+        commits: dict[tuple[str, int], tuple[int, str]] = {}
+        if any(one.suspicious and (one.pen or one.in_flight) for one in partitions):
+            if beside or any(one.in_flight for one in partitions):
+                return [], {}
+            if suspects := [one for one in ready if one.suspicious]:
+                ready = [max(suspects, key=lambda one: one.suspicion)]
+                commits = {key: commit for key, one in self.partitions.items() if (commit := one.progress())}
+        commits |= {(one.topic, one.number): commit for one in ready if (commit := one.to_commit()) is not None}
+        return ready, commits
+
     # ------------------------------------------------------------------------------------------------ assignments
 
     def on_assign(self, client: Any, assigned: Sequence[TopicPartition]) -> None:
