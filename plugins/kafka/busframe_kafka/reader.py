@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from busframe.errors import TransportError
-from busframe_kafka.client import BEGINNING, Consumer, KafkaError, TopicPartition, translate
+from busframe_kafka.client import BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition, translate
 
 TIMEOUT_S = 15.0
 _POLL_S = 0.1
+_BATCH = 1000
 
 
 def read_to_end(
@@ -29,6 +31,10 @@ def read_to_end(
         return [], {}
     consumer = make()
     try:
+        for topic in {topic for topic, _ in starts}:
+            with suppress(KafkaException):  # it is told below what is wrong
+                # Without a known leader the client asks for the first offset again only after half a second.
+                consumer.list_topics(topic, timeout=TIMEOUT_S)
         consumer.assign(
             [TopicPartition(*place, BEGINNING if start is None else start) for place, start in starts.items()]
         )
@@ -37,7 +43,10 @@ def read_to_end(
         left, deadline = set(starts), time.monotonic() + TIMEOUT_S
         while left:
             # The client looks for its group's coordinator though it joins no group: that may well be forbidden.
-            got = [one for one in consumer.consume(1000, _POLL_S) if not _of_group(one.error())]
+            # All at once would wait for as many, or for the whole time.
+            read = consumer.consume(1, _POLL_S)
+            read += consumer.consume(_BATCH, 0) if read else []
+            got = [one for one in read if not _of_group(one.error())]
             if got:
                 deadline = time.monotonic() + TIMEOUT_S
             elif time.monotonic() > deadline:
