@@ -48,13 +48,13 @@ async def test_a_user_with_a_password_comes_in(kafka: KafkaServer) -> None:
 
 
 async def test_scram(kafka: KafkaServer) -> None:
-    """With a user that the servers know by SCRAM."""
+    """With a password that the servers know by SCRAM; PLAIN has another one of this user."""
     address, ca_file = _secure(kafka)
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
-    made = admin.alter_user_scram_credentials([UserScramCredentialUpsertion("scrammer", info, b"a secret")])
-    await asyncio.wrap_future(made["scrammer"])
-    url = f"kafka+ssl://scrammer:a%20secret@{address}"
+    made = admin.alter_user_scram_credentials([UserScramCredentialUpsertion("tester", info, b"a secret")])
+    await asyncio.wrap_future(made["tester"])
+    url = f"kafka+ssl://tester:a%20secret@{address}"
     async with opened(url, ca_file=ca_file, sasl_mechanism="SCRAM-SHA-256") as transport:
         await declare(transport, EMAILS)
         await publish_all(transport, EMAILS, message())
