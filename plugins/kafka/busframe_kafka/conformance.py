@@ -11,12 +11,20 @@ none of its code.
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclBinding,
     AclOperation,
@@ -42,6 +50,7 @@ from busframe_kafka.plugin import plugin
 T = TypeVar("T")
 
 TIMEOUT_S = 20.0
+AGAIN_S = 0.2
 
 
 class KafkaHarness(Harness):
@@ -205,9 +214,17 @@ class KafkaHarness(Harness):
         """Reset all connections, and take the clients out of their groups.
 
         What a consumer holds is its by its membership and not by its connection: it would come back to all of it.
+        A server that was stopped meanwhile is waited for: it knows the members again.
         """
         await self._need_proxy().cut()
-        await self._ask(self._expel)
+        until = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                return await self._ask(self._expel)
+            except (OSError, KafkaException):
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(AGAIN_S)
 
     async def freeze(self, seconds: float) -> None:
         """Hold back what clients and server send."""
@@ -303,7 +320,9 @@ def _leave_group(group: str, member: str) -> bytes:
 
 def _read(connection: socket.socket, size: int) -> bytes:
     data = b""
-    while len(data) < size and (more := connection.recv(size - len(data))):
+    while len(data) < size:
+        if not (more := connection.recv(size - len(data))):
+            raise ConnectionError("the server went away")
         data += more
     return data
 
