@@ -209,6 +209,20 @@ class World(Clients):
         """What the broker says of a source."""
         return await self.harness.broker_state(source, self.name(source))
 
+    async def emptied(self, source: Address) -> None:
+        """Wait until the broker has nothing left of a source.
+
+        Raises:
+            NotRunnable: it does not say what it has.
+            Violation: it still has something.
+        """
+
+        async def empty() -> bool:
+            state = await self.broker_state(source)
+            return not state.ready and not state.unsettled
+
+        await self.until(empty, f"all messages of {source} are handled, and some are still on the broker")
+
     async def dead(
         self, transport: Transport, source: Queue[Any] | Subscription[Any], count: int, *, within_s: float = 15.0
     ) -> list[Message]:

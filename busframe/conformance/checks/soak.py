@@ -17,7 +17,7 @@ from busframe.conformance.harness import NotRunnable
 from busframe.conformance.traffic import DELAY_S, Traffic
 from busframe.conformance.world import World, together
 from busframe.model.delivery import Delivery
-from busframe.model.destination import SourceAddress, Subscription
+from busframe.model.destination import Subscription
 
 if TYPE_CHECKING:
     from busframe.model.message import Message
@@ -144,18 +144,10 @@ async def soak(world: World) -> None:
             await traffic.account(bus)
             with world.part("whether the broker has nothing left"):
                 for load in traffic.loads:
-                    await _nothing_left(world, load.source)
+                    await world.emptied(load.source)
     except Exception as error:
         error.add_note(f"seed {world.harness.seed}; {traffic}; the faults were\n{trouble}")
         raise
-
-
-async def _nothing_left(world: World, source: SourceAddress) -> None:
-    async def empty() -> bool:
-        state = await world.broker_state(source)
-        return not state.ready and not state.unsettled
-
-    await world.until(empty, f"all messages of {source} are handled, and some are still on the broker")
 
 
 class _Trouble:
