@@ -49,7 +49,7 @@ def conformance() -> str:
     """
     from busframe.conformance import select
     from busframe.conformance.mutants import MUTANTS
-    from plugins.kafka.tests.test_conformance import TestKafka
+    from plugins.kafka.tests.test_conformance import KafkaConformance
     from plugins.rabbitmq.tests.test_conformance import TestOlderRabbitMQ, TestRabbitMQ
     from tests.conformance.test_memory import TestMemory
 
@@ -60,7 +60,7 @@ def conformance() -> str:
         "memory": TestMemory,
         "RabbitMQ 4.0": TestRabbitMQ,
         "RabbitMQ 3.10": TestOlderRabbitMQ,
-        "Kafka 4.3": TestKafka,
+        "Kafka 4.3": KafkaConformance,
     }
     lines = [
         "# Conformance",
