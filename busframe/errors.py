@@ -139,7 +139,10 @@ class Backpressure(PublishFailed):
 
 
 class PublishOutcomeUnknown(PublishError):
-    """No answer came in time: the message may or may not be on the broker. Publishing it again may double it."""
+    """The message may or may not be on the broker: publishing it again may double it.
+
+    No answer came in time, or a subscription of the topic refused it.
+    """
 
 
 class DestinationNotFound(PublishError):

@@ -119,6 +119,8 @@ class Receiver(ABC):
     async def resize(self, prefetch: int) -> None:
         """Hold at most so many unsettled messages from now on; those held beyond it stay valid.
 
+        A transport that begins another consumer for more of them may hold what the old one held besides.
+
         Only for a transport that fetches beyond the ``limit`` of ``receive``; for others it does nothing.
         """
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -25,8 +25,21 @@ class Contender:
     run: Run
 
 
-def compare(title: str, contenders: list[Contender], *, messages: int, rounds: int) -> None:
-    """Measure contenders in turns and print a table. The last column is how many times faster than the first one."""
+@dataclass(frozen=True)
+class Bar:
+    """What must be reached: *name* is so many times as fast as *reference*."""
+
+    name: str
+    reference: str
+    at_least: float
+
+
+def compare(title: str, contenders: list[Contender], bars: Sequence[Bar] = (), *, messages: int, rounds: int) -> bool:
+    """Measure contenders in turns and print a table. The last column is how many times faster than the first one.
+
+    Returns:
+        Whether all bars are reached.
+    """
     taken: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for contender in contenders:
         asyncio.run(_once(contender, max(200, messages // 20)))  # imports, caches, first declarations
@@ -41,7 +54,13 @@ def compare(title: str, contenders: list[Contender], *, messages: int, rounds: i
     for contender in contenders:
         each = median(taken[contender.name])
         table.add_row(contender.name, f"{each * 1e6:.1f}", f"{1 / each:,.0f}", f"{reference / each:.2f}")
-    Console(width=100).print(table)
+    console = Console(width=100)
+    console.print(table)
+    for bar in bars:
+        ratio = median(taken[bar.reference]) / median(taken[bar.name])
+        verdict = "" if ratio >= bar.at_least else ": MISSED"
+        console.print(f"{bar.name} / {bar.reference}: {ratio:.2f}, at least {bar.at_least:g}{verdict}", highlight=False)
+    return all(median(taken[bar.reference]) >= bar.at_least * median(taken[bar.name]) for bar in bars)
 
 
 async def _once(contender: Contender, messages: int) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import time
 from typing import Any
 from uuid import uuid4
@@ -10,7 +11,7 @@ import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from busframe import Bus, Context, Queue
-from tests.benchmarks.compare import Contender, compare
+from tests.benchmarks.compare import Bar, Contender, compare
 from tests.benchmarks.payload import BODY, ORDER, Order
 from tests.brokers.find import running
 from tests.brokers.rabbitmq import BROKER
@@ -203,12 +204,21 @@ def consumers(url: str) -> list[Contender]:
     return [Contender("FastStream", faststream), Contender("pika, bare callback", raw), Contender("busframe", ours)]
 
 
+PUBLISH_BARS = (Bar("busframe, publish", "FastStream", 3), Bar("busframe, publish", "pika, pipelined", 0.7))
+CONSUME_BARS = (Bar("busframe", "FastStream", 4), Bar("busframe", "pika, bare callback", 0.7))
+
+
 def main() -> None:
-    """Measure against a server of our own, and print the tables."""
+    """Measure against a server of our own, and print the tables; exit code 1 where a bar is missed."""
     logging.disable(logging.WARNING)
     with running(BROKER, own=True) as server:
-        compare(f"RabbitMQ publish, {IN_FLIGHT} in flight", publishers(server.url), messages=MESSAGES, rounds=ROUNDS)
-        compare(f"RabbitMQ consume, prefetch {IN_FLIGHT}", consumers(server.url), messages=MESSAGES, rounds=ROUNDS)
+        sizes = {"messages": MESSAGES, "rounds": ROUNDS}
+        reached = [
+            compare(f"RabbitMQ publish, {IN_FLIGHT} in flight", publishers(server.url), PUBLISH_BARS, **sizes),
+            compare(f"RabbitMQ consume, prefetch {IN_FLIGHT}", consumers(server.url), CONSUME_BARS, **sizes),
+        ]
+    if not all(reached):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

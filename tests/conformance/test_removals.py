@@ -1,5 +1,6 @@
 """Each line that makes a promise true is missed by a check."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ def test_a_check_misses_the_line(removal: Removal, tmp_path: Path) -> None:
     """On a copy of the packages without the line the check fails."""
     outcome, detail = outcome_without(removal, tmp_path, "memory://")
     assert outcome == "failed", detail
+    assert re.search(removal.says, detail), detail
 
 
 @pytest.mark.parametrize("removal", [each for each in REMOVALS if each.scheme == "amqp"], ids=named)
@@ -26,3 +28,4 @@ def test_a_check_misses_the_line_on_rabbitmq(removal: Removal, tmp_path: Path, r
     """The same for lines that only a transport with copies, connections and tags has."""
     outcome, detail = outcome_without(removal, tmp_path, rabbitmq_vhost)
     assert outcome == "failed", detail
+    assert re.search(removal.says, detail), detail

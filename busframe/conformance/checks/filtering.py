@@ -75,9 +75,17 @@ async def filters(world: World) -> None:
 
 @check("V24", "a filter is widened while an old worker runs: nothing that the new one takes is lost")
 async def widened(world: World) -> None:
-    """The old worker, with its own narrower filter, is the only one that consumes for a while."""
+    """The old worker, with its own narrower filter, is the only one that consumes for a while.
+
+    With few values, and with more than a broker may like to hold.
+    """
+    await _widen(world, ["eu"], "us")
+    await _widen(world, ["eu", *(f"r{number}" for number in range(40))], "us")
+
+
+async def _widen(world: World, values: list[str], more: str) -> None:
     topic = world.topic(str)
-    narrow, wide = (topic.subscription("s", where={"region": values}) for values in (["eu"], ["eu", "us"]))
+    narrow, wide = (topic.subscription("s", where={"region": each}) for each in (values, [*values, more]))
     old, new = world.bus(), world.bus()
 
     async def work(body: str, ctx: Context) -> None:
@@ -97,14 +105,14 @@ async def widened(world: World) -> None:
         await world.send(old, topic, "before", headers=EU)
         async with new:
             for n in range(6):
-                await world.send(new, topic, f"{n}", headers=US if n % 2 else EU)
+                await world.send(new, topic, f"{n}", headers={"region": more} if n % 2 else EU)
             try:
                 await world.until(accounted, "all are handled, or set aside as filtered", within_s=10)
             except Violation as late:
                 raise Violation(f"lost to an old worker's filter: {len(missing)} messages; {late}") from late
     async with new.worker():
         await new.dead_letters(wide).replay([letter async for letter in new.dead_letters(wide).list()])
-        await world.send(new, topic, "after", headers=US)
+        await world.send(new, topic, "after", headers={"region": more})
         await world.until(
             lambda: len({id for id, _ in world.history.handled}) == len(world.history.confirmed), "all are handled"
         )

@@ -74,3 +74,14 @@ class KeepsToItsFilter(MutantReceiver):
     def where(self) -> Any:  # type: ignore[override]
         """As it was."""
         return self._where
+
+
+@mutant("a worker goes by its own filter where that is wide", "V24", says="lost to an old worker's filter: 3 messages")
+class KeepsToItsWideFilter(KeepsToItsFilter):
+    """As a client that lets the broker hold a few values, and takes everything where there are more."""
+
+    @property
+    def where(self) -> Any:  # type: ignore[override]
+        """As it was, if the broker would not hold it."""
+        wide = self._where is not None and any(len(values) > 32 for values in self._where.values())
+        return self._where if wide else self.inner.where

@@ -84,14 +84,11 @@ class Cascade:
         self.due = f"{prefix}{_DUE}"
         self.nobody = f"{prefix}{_NOBODY}"
 
-    @property
-    def top(self) -> str:
-        """The exchange that is declared last: where it exists, all of the cascade does."""
-        return self.levels[-1]
-
     def steps(self) -> Iterator[Step]:
-        """What to declare, in this order, from the bottom up: nothing is published to what is not finished."""
-        yield Queue(self.nobody, MappingProxyType({"x-queue-type": "quorum", "x-max-length": 0}))
+        """What to declare, in this order, from the bottom up: nothing is published to what is not finished.
+
+        The last is ``nobody``: where it exists, all was declared once, the bindings as well.
+        """
         yield Exchange(self.due, "topic")
         for level, name in enumerate(self.levels):
             below = self.levels[level - 1] if level else self.due
@@ -100,6 +97,7 @@ class Cascade:
             yield Exchange(name, "topic")
             yield Bind(name, name, f"{higher}1.#")
             yield Bind(below, name, f"{higher}0.#", of_queue=False)
+        yield Queue(self.nobody, MappingProxyType({"x-queue-type": "quorum", "x-max-length": 0}))
 
     def target_steps(self, name: str, *, topic: bool) -> Iterator[Step]:
         """What connects a target that exists, with its door."""

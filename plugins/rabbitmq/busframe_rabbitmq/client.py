@@ -9,18 +9,20 @@ Everything here runs on the one loop that opened the connection: pika is not thr
 import asyncio
 import logging
 import re
+import struct
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
 import pika
-from pika import exceptions
+from pika import data, exceptions, frame, spec
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.adapters.utils import nbio_interface
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.credentials import ExternalCredentials
 
 from busframe.errors import AccessDenied, ConnectionFailed, TransportError
+from busframe_rabbitmq.foreign import readable
 from busframe_rabbitmq.settings import Server, Settings
 from busframe_rabbitmq.stream import GatheringTransport, LoopReference, LoopServices, LoopTimer
 from busframe_rabbitmq.tls import make_context, read_refusal
@@ -181,6 +183,23 @@ nbio_interface.AbstractTimerReference.register(LoopTimer)
 nbio_interface.AbstractStreamTransport.register(GatheringTransport)
 
 
+class ReadingConnection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
+    """pika's, which would break over a message whose properties it cannot read, and over the next with the same one."""
+
+    def _read_frame(self) -> Any:
+        try:
+            return frame.decode_frame(self._frame_buffer)
+        except Exception:  # of any class: see ``foreign``
+            kind, channel, size = struct.unpack_from(">BHL", self._frame_buffer)
+            if kind != spec.FRAME_HEADER:
+                raise
+            content = self._frame_buffer[spec.FRAME_HEADER_SIZE : spec.FRAME_HEADER_SIZE + size]
+            encoded = readable(content[12:], lambda value: data.decode_value(value, 0))
+            properties = pika.BasicProperties().decode(encoded)
+            (body_bytes,) = struct.unpack_from(">Q", content, 4)
+            return spec.FRAME_HEADER_SIZE + size + spec.FRAME_END_SIZE, frame.Header(channel, body_bytes, properties)
+
+
 class Connection:
     """An open connection.
 
@@ -299,7 +318,7 @@ def _begin(settings: Settings, server: Server, name: str, opened: "asyncio.Futur
             "information": f"pika {pika.__version__}",
         },
     )
-    return AsyncioConnection(
+    return ReadingConnection(
         parameters,
         on_open_callback=lambda connection: answer(opened, None),
         on_open_error_callback=lambda connection, error: answer(opened, error),

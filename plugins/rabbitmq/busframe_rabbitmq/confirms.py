@@ -244,12 +244,12 @@ class ConfirmChannel:
             if entry is None:
                 continue
             self._bytes_under_way -= entry.size
-            if refused:
-                entry.finish(Backpressure("the server refused it: the queue is full", message_id=entry.message_id))
-            else:
-                entry.finish(None)
+            entry.finish(_refusal(entry) if refused else None)
         if multiple:
             self._lowest_tag = tag + 1
+        else:  # else the next multiple one would look at all that were confirmed one by one
+            while self._lowest_tag <= self._last_tag and self._lowest_tag not in self._under_way:
+                self._lowest_tag += 1
         self._backoff.reset()
         if self._queue:
             self.pump()
@@ -310,8 +310,9 @@ class ConfirmChannel:
             log.warning("channel closed", extra={"channel": self.name, "cause": error.text})
             if exchange is not None:
                 self._on_missing(exchange)
+        last = next((entry for entry in reversed(under_way.values()) if entry.exchange == exchange), None)
         for entry in under_way.values():
-            entry.finish(self._outcome(entry, error, exchange, too_large))
+            entry.finish(self._outcome(entry, error, entry is last, too_large))
         self._tell_idle()
 
     def _tell_idle(self) -> None:
@@ -319,16 +320,17 @@ class ConfirmChannel:
             self._idle.set_result(None)
 
     def _outcome(
-        self, entry: Entry, error: Exception, exchange: str | None, too_large: tuple[int, int] | None
+        self, entry: Entry, error: Exception, refused: bool, too_large: tuple[int, int] | None
     ) -> PublishError:
         """What became of a message that was under way when the channel was closed.
 
-        The server closes it for one of them and says which only indirectly; of the others nothing is known.
+        The server closes it for one of them and says which only indirectly. Where it does so for an exchange, those
+        before that one are stored, perhaps, and those behind it are not: only the last one surely is not.
         """
         outcome: PublishError
-        if exchange == entry.exchange and isinstance(error, ChannelDenied):
+        if refused and isinstance(error, ChannelDenied):
             outcome = PublishFailed(f"access refused: {error.text}", message_id=entry.message_id, transient=False)
-        elif exchange is not None and exchange == entry.exchange and not entry.delayed:
+        elif refused and not entry.delayed:
             outcome = DestinationNotFound(entry.address, message_id=entry.message_id)
         elif too_large is not None and len(entry.body) == too_large[0]:
             outcome = MessageTooLarge(*too_large, message_id=entry.message_id)
@@ -336,3 +338,12 @@ class ConfirmChannel:
             outcome = PublishOutcomeUnknown("the channel was lost before the answer", message_id=entry.message_id)
         outcome.__cause__ = error
         return outcome
+
+
+def _refusal(entry: Entry) -> PublishError:
+    """A negative confirm says of a queue that it is not there, and of a topic that not all subscriptions took it."""
+    if entry.exchange and not entry.delayed:
+        return PublishOutcomeUnknown(
+            "a subscription refused it, because it is full; others may have it", message_id=entry.message_id
+        )
+    return Backpressure("the server refused it: the queue is full", message_id=entry.message_id)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from busframe.errors import DestinationNotFound
+from busframe.errors import DestinationNotFound, TransportError
 from busframe.model.destination import DeadLetters
 from busframe.model.entity import Stored
 from busframe.spi.transport import Host
@@ -20,6 +20,12 @@ from busframe_rabbitmq.link import Link
 from busframe_rabbitmq.mapping import decode_letter, letter_position
 
 POLL_S = 0.01
+
+MAX_PREFETCH = 65535
+"""Of one consumer, by AMQP. "No limit" is none either: a quorum queue takes it for 2000."""
+
+STALLED_S = 10.0
+"""How long no letter may come, although some are there, until a look gives up."""
 
 VISIBLE_AGAIN_S = 1.0
 """How long to wait until letters that were given back can be seen; somebody else may take them as soon as they can."""
@@ -68,6 +74,8 @@ class Letters:
 
         Raises:
             DestinationNotFound: the source does not exist.
+            TransportError: the connection was lost, or the server sends no more letters although it has some; not
+                transient: there are too many for one look.
 
         If cancelled: each is removed or not, and all others go back with the channel.
         """
@@ -102,7 +110,14 @@ class _Sweep:
         self._expected, _ = await self._channel.declare_queue(self._queue, passive=True)
         if not self._expected:
             return 0
-        consumer = await self._channel.consume(self._queue, self._take, prefetch=0)
+        if self._expected > MAX_PREFETCH:
+            # Not with several consumers: what they give back at once is mixed up (tested on 4.0.5).
+            raise TransportError(
+                f"{self._queue} holds {self._expected} letters, and a look can hold {MAX_PREFETCH}: handle them as a "
+                "source, or purge it",
+                transient=False,
+            )
+        consumer = await self._channel.consume(self._queue, self._take, prefetch=self._expected)
         await self._wait_all()
         await self._channel.cancel(consumer)
         if self._removed < self._taken:
@@ -124,6 +139,8 @@ class _Sweep:
 
     async def _wait_all(self) -> None:
         """Until all have come that were there; somebody else may have got some of them first."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + STALLED_S
         while True:
             before = self._taken
             try:
@@ -132,8 +149,15 @@ class _Sweep:
                 return
             except TimeoutError:
                 ready, _ = await self._channel.declare_queue(self._queue, passive=True)
-                if not ready and self._taken == before:
-                    return
+            if self._taken > before:
+                give_up = loop.time() + STALLED_S
+            elif not ready:
+                return
+            elif loop.time() > give_up:
+                raise TransportError(
+                    f"{self._queue}: of {self._expected} letters the server sent {self._taken}, and no more for "
+                    f"{STALLED_S:g} s; all are back in their queue, but for {self._removed} that were to be removed"
+                ) from None
 
     async def _wait_visible(self) -> None:
         """A quorum queue takes letters back in its own time: who looks at once sees none."""

@@ -65,7 +65,7 @@ class Provisioning:
         """See ``Transport.plan``.
 
         Raises:
-            ConfigurationError: an entity's options hold what is unknown here.
+            ConfigurationError: an entity's options hold what is unknown here, or a filter is too wide for bindings.
         """
         wanted = [self._wanted(entity) for entity in entities]
         found = await asyncio.gather(*map(self._compare, entities, wanted))
@@ -74,9 +74,7 @@ class Provisioning:
             (entity for entity in entities if topology.is_handled(entity) and entity.longest_delay_s > 0), None
         )
         changes += await self._look_closer([entity.address for entity in entities], changes, delayed)
-        if delayed is not None and not await self._delays.is_made():
-            changes.append(Change(delayed.address, "create", DELAYS, "the delay queues of this prefix"))
-        return changes
+        return changes + await self._compare_delays(entities, needed=delayed is not None)
 
     async def apply(self, changes: Sequence[Change]) -> None:
         """See ``Transport.apply``."""
@@ -87,8 +85,8 @@ class Provisioning:
             try:
                 await self._make(change)
             except ChannelRefused as error:
-                raise self._refused(change, error) from error
-        await self._connect_delays([change.address for change in changes if change.action == "create"])
+                raise self._refused(change.address, error) from error
+        await self._connect_delays(changes)
 
     # ------------------------------------------------------------------------------------------ comparing
 
@@ -142,6 +140,24 @@ class Provisioning:
         refused = await self._refusal(lambda channel: channel.declare_exchange(name, kind), 406, 403)
         return [] if refused is None or refused.code == 403 else [_conflict(address, refused)]
 
+    async def _compare_delays(self, entities: Sequence[Entity], *, needed: bool) -> list[Change]:
+        """The way of what is delayed to each target; who needs none gets its own as well, because others may publish.
+
+        Of a way that exists the bindings are not known, so each start makes it again.
+        """
+        made = await self._delays.is_made()
+        if not made and not needed:
+            return []
+
+        async def compare(entity: Entity) -> Change:
+            if topology.is_handled(entity) and entity.longest_delay_s > 0:
+                async with self._slots:
+                    if not made or not await self._delays.has_door(self._name(entity.address)):
+                        return Change(entity.address, "create", DELAYS, "the delay queues of this prefix, and its own")
+            return Change(entity.address, "unknown", DELAYS, None, "existence only: bindings cannot be read over AMQP")
+
+        return await asyncio.gather(*(compare(each) for each in entities if not isinstance(each.address, DeadLetters)))
+
     async def _compare_arguments(self, entity: Entity, name: str, wanted: Mapping[str, object]) -> list[Change]:
         refused = await self._refusal(lambda channel: channel.declare_queue(name, wanted), 406, 403)
         if refused is None:
@@ -176,11 +192,8 @@ class Provisioning:
     # ------------------------------------------------------------------------------------------ making
 
     async def _make(self, change: Change) -> None:
-        if change.property == DELAYS:
-            await self._delays.make()
-            return
         if change.property not in (None, BINDINGS):
-            return  # arguments of which is known only that they exist, or an operator's policy
+            return  # delays: later; arguments of which is known only that they exist, or an operator's policy
         connection = await self._link.wait_up()
         channel = await open_channel(connection)
         try:
@@ -188,15 +201,33 @@ class Provisioning:
         finally:
             channel.abandon()
 
-    async def _connect_delays(self, made: Sequence[Address]) -> None:
+    async def _connect_delays(self, changes: Sequence[Change]) -> None:
         """Let delayed messages reach what was made: it may have been there before, with some still on their way to it.
 
         When all is declared, and not before: a topic without its bindings drops what it gets.
         """
-        targets = [address for address in dict.fromkeys(made) if not isinstance(address, DeadLetters)]
-        if targets and await self._delays.is_made():
-            for address in targets:
-                await self._delays.connect_target(self._name(address), topic=isinstance(address, Topic))
+        planned = any(change.property == DELAYS for change in changes)
+        created = {change.address for change in changes if change.action == "create"}
+        targets = dict.fromkeys(
+            change.address
+            for change in changes
+            if (change.property == DELAYS or change.action == "create") and not isinstance(change.address, DeadLetters)
+        )
+
+        async def connect(address: Address) -> None:
+            try:
+                async with self._slots:
+                    if planned:
+                        await self._delays.make()
+                    await self._delays.connect_target(self._name(address), topic=isinstance(address, Topic))
+            except ChannelRefused as error:
+                if error.code != 403 or address in created:
+                    raise self._refused(address, error) from error
+                # Nothing here delays for it; who does is told then.
+                log.warning("no delays", extra={"destination": str(address), "cause": error.text})
+
+        if targets and (planned or await self._delays.is_made()):
+            await asyncio.gather(*map(connect, targets))
 
     async def _declare(self, channel: Channel, change: Change) -> None:
         address, name = change.address, self._name(change.address)
@@ -212,11 +243,11 @@ class Provisioning:
             for arguments in topology.bindings(address):
                 await channel.bind_queue(name, topic, "", arguments)
 
-    def _refused(self, change: Change, error: ChannelRefused) -> ConfigurationError | TransportError:
+    def _refused(self, address: Address, error: ChannelRefused) -> ConfigurationError | TransportError:
         if error.code == 403:
-            return AccessDenied(f"{change.address}: {error.text}")
+            return AccessDenied(f"{address}: {error.text}")
         if error.code == 406:
-            return TopologyMismatch(_conflict_text(_conflict(change.address, error)))
+            return TopologyMismatch(_conflict_text(_conflict(address, error)))
         return error
 
 
@@ -225,10 +256,8 @@ def _purpose(address: Address) -> Purpose:
 
 
 def _rank(change: Change) -> int:
-    """Delays first: what is made next is connected to them. What is referred to before what refers to it."""
-    if change.property == DELAYS:
-        return 0
-    return 1 if isinstance(change.address, Topic) else 2 if isinstance(change.address, DeadLetters) else 3
+    """What is referred to before what refers to it."""
+    return 0 if isinstance(change.address, Topic) else 1 if isinstance(change.address, DeadLetters) else 2
 
 
 def _conflict(address: Address, refused: ChannelRefused) -> Change:

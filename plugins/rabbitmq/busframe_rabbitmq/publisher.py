@@ -219,7 +219,8 @@ class Publisher:
     def _missing(self, exchange: str) -> None:
         """The server does not have an exchange any more: look again before the next publish."""
         self._ready = {need for need in self._ready if not need[2] and need[0] != exchange}
-        self._delays.forget()
+        if exchange in self._cascade.levels:
+            self._delays.forget()
 
 
 def _expire(entries: Sequence[Entry]) -> None:

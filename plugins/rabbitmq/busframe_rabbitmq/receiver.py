@@ -16,7 +16,7 @@ from busframe.errors import (
     TransportError,
 )
 from busframe.model.delivery import Delivery
-from busframe.model.destination import DeadLetters, Subscription
+from busframe.model.destination import DeadLetters
 from busframe.model.entity import Entity
 from busframe.model.settlement import Ack, DeadLetter, Nack, Release, Settlement
 from busframe.spi.copy import copy_then_ack
@@ -26,7 +26,6 @@ from busframe_rabbitmq.client import ChannelRefused
 from busframe_rabbitmq.link import Backoff
 from busframe_rabbitmq.mapping import decode, decode_letter
 from busframe_rabbitmq.session import OrderedSession, Session
-from busframe_rabbitmq.topology import is_filtered_by_core
 
 if TYPE_CHECKING:
     from busframe_rabbitmq.transport import RabbitMQ
@@ -54,10 +53,6 @@ class RabbitReceiver(Receiver):
         self._letters_of: tuple[str, str] | None = None
         if isinstance(address, DeadLetters):
             self._letters_of = (str(address.of), transport.host.name(address.of))
-        elif isinstance(address, Subscription) and is_filtered_by_core(address):
-            # Its binding takes everything, so this filter, and no other, is the stored one: what it does not take is
-            # nobody's. Where bindings filter, nobody can read them, and a stranger must not be acknowledged.
-            self.where = address.where
         self._session: Session | None = None
         self._generation = 0
         self._buffer: deque[Raw] = deque()

@@ -77,10 +77,12 @@ class Session:
     async def resize(self, prefetch: int) -> None:
         """Another prefetch from now on: another consumer on the same channel, because each keeps the one it began with.
 
-        More: the new one begins before the old one ends. Fewer: the old one ends first, and the new one begins when
-        less is held than it may hold; until then nothing is fetched. Returns when the old one has ended.
+        More: the new one begins before the old one ends, and what the old one held may be held besides. Fewer: the old
+        one ends first, and the new one begins when less is held than it may hold; until then nothing is fetched.
+        Returns when the old one has ended.
         """
         self._wanted = min(prefetch, MAX_PREFETCH)
+        self._room.set()  # one that waits to be smaller may have room now
         if self._wanted == self._prefetch or self._stopped or self.lost.done():
             return
         if self._resizing is None or self._resizing.done():

@@ -6,7 +6,7 @@ policies, because the server refuses to declare it again with others.
 
 import re
 from collections.abc import Callable, Mapping
-from itertools import islice, product
+from itertools import product
 from types import MappingProxyType
 
 from busframe.errors import ConfigurationError
@@ -15,8 +15,8 @@ from busframe.model.destination import Address, DeadLetters, Subscription
 from busframe.model.entity import Entity
 
 EXCHANGE_TYPE = "headers"
-MAX_BINDINGS = 32
-"""Of one subscription: a headers exchange looks at each binding for each message."""
+MAX_BINDINGS = 256
+"""Of one subscription: a headers exchange looks at each binding for each message, for 0.6 µs or so (4.0.5)."""
 
 DELIVERY_LIMIT = 100
 """Far above the core's crash guard (at most 92 deliveries of a copy), which so decides first."""
@@ -62,10 +62,12 @@ def wanted_arguments(entity: Entity, name: Callable[[Address], str], *, counts: 
     """The arguments of the queue of a source.
 
     Raises:
-        ConfigurationError: the options hold what is unknown here.
+        ConfigurationError: the options hold what is unknown here, or the filter is too wide.
     """
     if isinstance(entity.address, DeadLetters):
         return dead_arguments(counts=counts)
+    if isinstance(entity.address, Subscription):
+        check_filter(entity.address)
     return queue_arguments(name(entity.address), single_active=is_single_active(entity))
 
 
@@ -100,21 +102,30 @@ def is_handled(entity: Entity) -> bool:
 def bindings(subscription: Subscription[object]) -> list[Arguments]:
     """The arguments of the bindings of a subscription's queue to its topic's exchange: one for each combination.
 
-    ``all-with-x``: plain ``all`` ignores headers whose names begin with ``x-``. Where there are too many combinations,
-    one binding takes everything and the core filters.
+    ``all-with-x``: plain ``all`` ignores headers whose names begin with ``x-``.
     """
     where = subscription.where
-    if is_filtered_by_core(subscription):
-        return [{"x-match": "all-with-x"}]
     names = list(where)
     found = product(*(dict.fromkeys(where[name]) for name in names))
-    combined = (dict(zip(names, values, strict=True)) for values in islice(found, MAX_BINDINGS))
-    return [{"x-match": "all-with-x", **each} for each in combined]
+    return [{"x-match": "all-with-x", **dict(zip(names, values, strict=True))} for values in found]
 
 
-def is_filtered_by_core(subscription: Subscription[object]) -> bool:
-    """Whether the filter has too many combinations for bindings."""
-    return combinations(subscription.where) > MAX_BINDINGS
+def check_filter(subscription: Subscription[object]) -> None:
+    """See that bindings can hold the filter.
+
+    A binding that takes more than the filter would fill the dead letters: what a worker gets against its own filter may
+    be another worker's, and is set aside.
+
+    Raises:
+        ConfigurationError: they cannot.
+    """
+    count = combinations(subscription.where)
+    if count > MAX_BINDINGS:
+        problem = (
+            f"{subscription}: its filter has {count} combinations of values, each a binding, and {MAX_BINDINGS} are "
+            "the most: put a coarser header on the messages, or take all of them and choose in the handler"
+        )
+        raise ConfigurationError([problem])
 
 
 _INEQUIVALENT = re.compile(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from busframe_rabbitmq.cascade import LEVELS, MAX_DELAY_S, Bind, Cascade, Exchange, Queue, target, units_of
+from busframe_rabbitmq.cascade import LEVELS, MAX_DELAY_S, Bind, Cascade, Queue, target, units_of
 
 NAMES = st.from_regex(r"[A-Za-z0-9_.]([A-Za-z0-9_.-]{0,30}[A-Za-z0-9_.])?", fullmatch=True)
 CASCADE = Cascade("p-")
@@ -74,12 +74,12 @@ def test_delays_are_rounded_up(delay_s: float, units: int) -> None:
 def test_the_longest_delay_uses_every_level() -> None:
     """310 days: all bits are set."""
     exchange, key = CASCADE.entry(MAX_DELAY_S, "q.x")
-    assert exchange == CASCADE.top
+    assert exchange == CASCADE.levels[-1]
     assert key == ".".join("1" * LEVELS) + ".q.x"
 
 
-def test_the_top_is_declared_last_and_nothing_before_what_it_refers_to() -> None:
-    """Where the top exists the whole cascade does; a message never meets a level that is not finished."""
+def test_what_says_that_it_is_made_is_declared_last_and_nothing_before_what_it_refers_to() -> None:
+    """Where that exists the whole cascade does; a message never meets a level that is not finished."""
     steps = list(CASCADE.steps())
     made: set[str] = set()
     for step in steps:
@@ -88,7 +88,9 @@ def test_the_top_is_declared_last_and_nothing_before_what_it_refers_to() -> None
         else:
             assert step.arguments.get("x-dead-letter-exchange", step.name) in made | {step.name}
             made.add(step.name)
-    assert [step.name for step in steps if isinstance(step, Exchange)][-1] == CASCADE.top
+    last = steps[-1]
+    assert isinstance(last, Queue)
+    assert last.name == CASCADE.nobody
 
 
 def test_a_door_leads_to_its_target() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from busframe.errors import DestinationNotFound, Unsupported
+from busframe.errors import DestinationNotFound, TransportError, Unsupported
 from busframe.model.destination import Queue
-from busframe_rabbitmq.channel import open_channel
+from busframe_rabbitmq import letters as of_letters
+from busframe_rabbitmq.channel import Channel, open_channel
 from plugins.rabbitmq.tests.support import consuming, declare, eventually, message, opened, publish_all, receive, take
 
 EMAILS = Queue[Any]("emails")
@@ -118,3 +119,50 @@ async def test_the_newest_is_removed_and_the_older_ones_stay(rabbitmq_vhost: str
         letters = await transport.browse(LETTERS)
         assert await transport.remove(LETTERS, [letters[-1].position]) == 1
         assert list(await transport.browse(LETTERS)) == list(letters[:-1])
+
+
+async def test_more_letters_than_a_queue_gives_a_consumer_without_a_limit(rabbitmq_vhost: str) -> None:
+    """A quorum queue gives 2000 and waits; all are seen, the last one is removed, the order stays."""
+    async with opened(rabbitmq_vhost) as transport:
+        await declare(transport, EMAILS)
+        await publish_all(transport, LETTERS, *(message(id=f"m{number}") for number in range(2500)))
+        letters = await transport.browse(LETTERS, limit=3000)
+        assert [each.message.id for each in letters] == [f"m{number}" for number in range(2500)]
+        assert await transport.remove(LETTERS, [letters[-1].position]) == 1
+        assert (await transport.stats(LETTERS)).depth == 2499
+
+
+async def test_more_letters_than_one_look_can_hold(rabbitmq_vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look says so at once and takes none; a purge makes room."""
+    monkeypatch.setattr(of_letters, "MAX_PREFETCH", 7)
+    async with opened(rabbitmq_vhost) as transport:
+        await declare(transport, EMAILS)
+        await publish_all(transport, LETTERS, *(message(id=f"m{number}") for number in range(8)))
+        for asked in (transport.browse(LETTERS), transport.remove(LETTERS, ["x"])):
+            with pytest.raises(TransportError, match="emails--dead holds 8 letters, and a look can hold 7") as refused:
+                await asked
+            assert not refused.value.transient
+        assert await transport.purge(LETTERS) == 8
+        assert await transport.browse(LETTERS) == []
+
+
+async def test_a_look_at_letters_that_do_not_come_ends(rabbitmq_vhost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how many came; they are back, and the next look sees all."""
+    consume = Channel.consume
+
+    async def one_less(self: Channel, *arguments: Any, prefetch: int) -> str:
+        return await consume(self, *arguments, prefetch=prefetch - 1)
+
+    async with opened(rabbitmq_vhost) as transport:
+        await declare(transport, EMAILS)
+        await publish_all(transport, LETTERS, *(message() for _ in range(5)))
+        with monkeypatch.context() as patched:
+            patched.setattr(of_letters, "STALLED_S", 0.2)
+            patched.setattr(Channel, "consume", one_less)
+            with pytest.raises(TransportError, match=r"of 5 letters the server sent 4,"):
+                await transport.browse(LETTERS)
+
+        async def all_back() -> bool:
+            return len(await transport.browse(LETTERS)) == 5
+
+        await eventually(all_back, "all letters are back")

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import pytest
 
 from busframe import Bus, Context, Queue, Reject, Retry, Topic
-from busframe.errors import AccessDenied, BusframeError
+from busframe.errors import AccessDenied, BusframeError, PublishFailed
+from plugins.rabbitmq.tests.support import consuming, declare, message, opened, publish, publish_all, take
 
 pytestmark = pytest.mark.broker
 
@@ -78,6 +79,24 @@ async def test_they_are_enough(urls: dict[str, str]) -> None:
         async with asyncio.timeout(20):
             while len(handled) < 7:
                 await running.wait_idle()
+
+
+async def test_a_delay_that_has_no_way_to_its_queue_is_refused(urls: dict[str, str], rabbitmq_vhost: str) -> None:
+    """Who may not make the way says who has to; kept in the cascade, 33 of them would stop the delays of all others."""
+    late = Queue("late", str)
+    async with opened(rabbitmq_vhost) as transport:
+        await declare(transport, late)  # no delays are needed yet
+        await declare(transport, emails, max_attempts=5, longest_delay_s=60)
+    async with opened(urls["shop-web"]) as web, opened(rabbitmq_vhost) as transport:
+        (refused,) = await publish(web, late, message(), delay_s=0.1)
+        assert isinstance(refused, PublishFailed)
+        assert not refused.transient
+        assert re.search('bf--due--late.*topology = "create"', str(refused))
+        await publish_all(web, emails, message(), delay_s=0.1)
+        await declare(transport, late)
+        await publish_all(web, late, message(), delay_s=0.1)
+        async with consuming(transport, late) as receiver:
+            await take(receiver, 1)
 
 
 async def test_they_are_no_more(urls: dict[str, str]) -> None:

@@ -30,13 +30,15 @@ async def test_plan_apply_plan(rabbitmq_vhost: str) -> None:
         assert differences(changes) == [
             ("emails", "create", None), ("emails!dead", "create", None), ("orders", "create", None),
             ("orders/stock", "create", None), ("orders/stock!dead", "create", None), ("emails", "create", "delays"),
+            ("orders/stock", "create", "delays"),
         ]  # fmt: skip
         assert differences(await transport.plan(wanted)) == differences(changes)
         await transport.apply(changes)
         left = await transport.plan(wanted)
         assert [(str(each.address), each.action, each.property) for each in left] == [
-            ("orders/stock", "unknown", "bindings")
-        ]
+            ("orders/stock", "unknown", "bindings"), ("emails", "unknown", "delays"), ("orders", "unknown", "delays"),
+            ("orders/stock", "unknown", "delays"),
+        ]  # fmt: skip
         await transport.apply(left)
         await transport.apply(changes)
 
@@ -110,7 +112,7 @@ async def test_with_few_rights(rabbitmq: Any, rabbitmq_vhost: str) -> None:
         async with opened(rabbitmq_vhost.replace("guest:guest", f"{user}:p")) as transport:
             changes = await transport.plan(entities(EMAILS, STOCK))
             assert {each.action for each in changes} == {"unknown"}
-            assert {each.property for each in changes} == {"arguments", "bindings"}
+            assert {each.property for each in changes} == {"arguments", "bindings", "delays"}
             assert differences(await transport.plan(entities(Queue("missing")))) != []
             with pytest.raises(AccessDenied):
                 await declare(transport, Queue("missing"))
