@@ -2,7 +2,7 @@
 
 Nothing holds the server back then, so the consumer is ended when enough is buffered and made again when little is left.
 What was taken is this process's alone: it survives a lost connection, and what is not handled when the receiver stops
-is published back.
+is published back. What cannot be is lost, and that is said.
 """
 
 import asyncio
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GIVE_BACK_TIMEOUT_S = 10.0
+GIVE_BACK_TIMEOUT_S = 3.0
+"""Below the 5 s that the core gives to ``stop``, and then to ``close``, which tries once more."""
 
 
 class EarlySession(Session):
@@ -62,6 +63,7 @@ class EarlyReceiver(RabbitReceiver):
         self._high = max(prefetch, transport.settings.consume_before_buffer)
         self._changed = asyncio.Event()
         self._regulator: asyncio.Task[None] | None = None
+        self._giving_back: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """See ``Receiver.open``."""
@@ -89,10 +91,10 @@ class EarlyReceiver(RabbitReceiver):
             return
         self._stopped = True
         self._arrived.set()
-        regulator, self._regulator = self._regulator, None
-        if regulator is not None:
-            regulator.cancel()
-            await asyncio.wait({regulator})
+        self._changed.set()
+        if self._regulator is not None:
+            # Cancelled while the server makes a consumer, it would leave one that nobody knows and that takes on.
+            await asyncio.wait({self._regulator})
         if self._session is not None:
             with suppress(TransportError):
                 await self._session.cancel()
@@ -101,10 +103,17 @@ class EarlyReceiver(RabbitReceiver):
     async def close(self) -> None:
         """See ``Receiver.close``."""
         await self.stop()
+        if self._regulator is not None:
+            self._regulator.cancel()
         await self._publish_back()
-        if self._buffer:
-            log.error("messages lost: taken, not handled, not given back", extra=self._counted())
+        lost = len(self._buffer)
+        self._buffer.clear()
         await super().close()
+        lost += len(self._buffer)  # of a consumer that could not be ended before
+        self._buffer.clear()
+        if lost:
+            extra = {"source": self._address, "count": lost}
+            log.error("messages lost: taken, not handled, not given back", extra=extra)
 
     async def resize(self, prefetch: int) -> None:
         """Do nothing: there are no unsettled messages."""
@@ -124,11 +133,11 @@ class EarlyReceiver(RabbitReceiver):
         self._session = None  # but what was taken stays
 
     async def _regulate(self) -> None:
-        while True:
+        while not self._stopped:
             await self._changed.wait()
             self._changed.clear()
             session = self._session
-            if not isinstance(session, EarlySession) or session.lost.done():
+            if self._stopped or not isinstance(session, EarlySession) or session.lost.done():
                 continue  # the next one begins with a consumer
             try:
                 if len(self._buffer) >= self._high and not session.is_paused:
@@ -161,16 +170,28 @@ class EarlyReceiver(RabbitReceiver):
     async def _publish_back(self) -> None:
         """Publish what is buffered to where it came from; what surely is not there stays in the buffer.
 
-        What may be there is forgotten: at most once. So is all of it if this is cancelled.
+        If cancelled: it goes on, and the next call waits for it, because publishing again may double.
         """
-        raws = list(self._buffer)
-        if not raws:
-            return
-        self._buffer.clear()
-        outcomes = await self._publish([self._delivery(raw) for raw in raws])
-        for raw, outcome in zip(raws, outcomes, strict=True):
-            if outcome is not None and not isinstance(outcome, PublishOutcomeUnknown):
-                self._buffer.append(raw)
+        before = self._giving_back
+        if before is not None:
+            await asyncio.wait({before})
+        if self._buffer and self._giving_back is before:
+            name = f"busframe rabbitmq gives back {self._address}"
+            self._giving_back = asyncio.create_task(self._publish_buffered(), name=name)
+        if self._giving_back is not None:
+            await asyncio.wait({self._giving_back})
 
-    def _counted(self) -> dict[str, object]:
-        return {"source": self._address, "count": len(self._buffer)}
+    async def _publish_buffered(self) -> None:
+        raws = list(self._buffer)
+        outcomes = await self._publish([self._delivery(raw) for raw in raws])
+        for _ in raws:
+            self._buffer.popleft()
+        unknown = 0
+        for raw, outcome in zip(raws, outcomes, strict=True):
+            if isinstance(outcome, PublishOutcomeUnknown):
+                unknown += 1  # at most once: not again
+            elif outcome is not None:
+                self._buffer.append(raw)
+        if unknown:
+            extra = {"source": self._address, "count": unknown}
+            log.warning("messages may be lost: taken, not handled, and giving them back had no answer", extra=extra)

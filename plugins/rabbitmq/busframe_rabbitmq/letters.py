@@ -7,7 +7,7 @@ the order, and a second page would not follow the first.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from busframe.errors import DestinationNotFound, TransportError
@@ -37,10 +37,12 @@ class Letters:
     Args:
         link: the consuming connection.
         host: names.
+        check: raises where a look would cost letters; asked before each.
     """
 
-    def __init__(self, link: Link, host: Host) -> None:
+    def __init__(self, link: Link, host: Host, check: Callable[[DeadLetters], Awaitable[None]]) -> None:
         self._link = link
+        self._check = check
         self._name = host.name
         self._one_at_a_time: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -75,12 +77,13 @@ class Letters:
         Raises:
             DestinationNotFound: the source does not exist.
             TransportError: the connection was lost, or the server sends no more letters although it has some; not
-                transient: there are too many for one look.
+                transient: there are too many for one look, or looking would cost some.
 
         If cancelled: each is removed or not, and all others go back with the channel.
         """
         queue = self._name(source)
         async with self._one_at_a_time[queue]:
+            await self._check(source)
             channel = await open_channel(await self._link.wait_up())
             try:
                 return await _Sweep(channel, queue, source, self._name(source.of), done_with).run()

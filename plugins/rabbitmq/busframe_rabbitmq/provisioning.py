@@ -59,6 +59,7 @@ class Provisioning:
         self._counts = counts
         self._management = management
         self._hold_max_s = hold_max_s
+        self._unlimited: set[str] = set()
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def plan(self, entities: Sequence[Entity]) -> Sequence[Change]:
@@ -87,6 +88,37 @@ class Provisioning:
             except ChannelRefused as error:
                 raise self._refused(change.address, error) from error
         await self._connect_delays(changes)
+
+    async def check_looks(self, letters: DeadLetters) -> None:
+        """See that the server, which from 4.0 on counts looks, drops no dead letters because of them.
+
+        Where only their existence can be seen, that is all that is known, and it passes.
+
+        Raises:
+            TransportError: it would (not transient), or it cannot be asked.
+        """
+        name = self._name(letters)
+        if not self._counts() or name in self._unlimited:
+            return
+        entity = Entity(letters)
+        changes = await self._compare(entity, self._wanted(entity))
+        for change in changes:
+            if change.property == topology.LIMIT and not await self._is_unlimited(name):
+                raise TransportError(
+                    f"{letters} can be handled, and not looked at: {change.property} is {change.found}; "
+                    f"{change.command}, and say management_url so that the policy can be seen",
+                    transient=False,
+                )
+        if not changes:
+            self._unlimited.add(name)
+
+    async def _is_unlimited(self, queue: str) -> bool:
+        """Whether a policy says so."""
+        if self._management is None:
+            return False
+        policies = await self._management.policies()
+        limits = [value for _, key, value in policies.of(queue) if key == "delivery-limit"]
+        return bool(limits) and all(isinstance(limit, int) and limit < 0 for limit in limits)
 
     # ------------------------------------------------------------------------------------------ comparing
 
@@ -166,6 +198,10 @@ class Provisioning:
             # Without the right to configure, the server does not say more than that it exists.
             return [Change(entity.address, "unknown", ARGUMENTS, dict(wanted), "existence only: no right to configure")]
         conflict = _conflict(entity.address, refused)
+        if conflict.property == topology.LIMIT and isinstance(entity.address, DeadLetters):
+            older = topology.dead_arguments(counts=False)
+            refused = await self._refusal(lambda channel: channel.declare_queue(name, older), 406)
+            return [_limited(entity.address, name) if refused is None else conflict]
         if conflict.property == topology.SINGLE_ACTIVE and not topology.is_handled(entity):
             # Whether it is ordered is said by the program that handles it; who only publishes need not know.
             other = {**wanted, topology.SINGLE_ACTIVE: True}
@@ -192,6 +228,8 @@ class Provisioning:
     # ------------------------------------------------------------------------------------------ making
 
     async def _make(self, change: Change) -> None:
+        if change.property == topology.LIMIT:
+            log.warning("%s: %s is %s: %s", change.address, change.property, change.found, change.command)
         if change.property not in (None, BINDINGS):
             return  # delays: later; arguments of which is known only that they exist, or an operator's policy
         connection = await self._link.wait_up()
@@ -271,6 +309,13 @@ def _conflict_text(change: Change) -> str:
         f"{change.address}: {change.property} is {change.found} on the server and {change.wanted} is needed; "
         f"RabbitMQ cannot change it in place: {cure}"
     )
+
+
+def _limited(letters: DeadLetters, name: str) -> Change:
+    pattern = name.replace(".", r"\.")
+    policy = f"""rabbitmqctl set_policy {name} '^{pattern}$' '{{"delivery-limit": -1}}' --apply-to quorum_queues"""
+    found = "none, as made before RabbitMQ 4.0: the server drops a letter after 21 looks"
+    return Change(letters, "unknown", topology.LIMIT, -1, found, f"delete the queue when it is empty, or {policy}")
 
 
 def _unknown_bindings(subscription: Subscription[object], how: str) -> Change:

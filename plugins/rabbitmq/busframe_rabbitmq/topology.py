@@ -21,6 +21,7 @@ MAX_BINDINGS = 256
 DELIVERY_LIMIT = 100
 """Far above the core's crash guard (at most 92 deliveries of a copy), which so decides first."""
 
+LIMIT = "x-delivery-limit"
 SINGLE_ACTIVE = "x-single-active-consumer"
 OPTIONS = frozenset({"single_active_consumer"})
 
@@ -37,7 +38,7 @@ def queue_arguments(name: str, *, single_active: bool = False) -> Arguments:
     """
     arguments: dict[str, object] = {
         "x-queue-type": "quorum",
-        "x-delivery-limit": DELIVERY_LIMIT,
+        LIMIT: DELIVERY_LIMIT,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": f"{name}--dead",
         "x-dead-letter-strategy": "at-least-once",
@@ -55,7 +56,7 @@ def dead_arguments(*, counts: bool = True) -> Arguments:
         counts: whether the server, from 4.0 on, drops a message of a quorum queue after 21 looks at it unless it is
             told not to count. Older ones do not know the value.
     """
-    return MappingProxyType({"x-queue-type": "quorum"} | ({"x-delivery-limit": -1} if counts else {}))
+    return MappingProxyType({"x-queue-type": "quorum"} | ({LIMIT: -1} if counts else {}))
 
 
 def wanted_arguments(entity: Entity, name: Callable[[Address], str], *, counts: bool = True) -> Arguments:

@@ -84,7 +84,7 @@ class RabbitMQ(Transport):
         self._publisher = Publisher(self.publishing, self._delays, settings, host, cascade)
         self._management = _management(settings)
         self._provisioning = Provisioning(self.consuming, self._delays, host, self._is_4, self._management, HOLD_MAX_S)
-        self._letters = Letters(self.consuming, host)
+        self._letters = Letters(self.consuming, host, self._provisioning.check_looks)
         self._receivers: set[Receiver] = set()
         self._closed = False
 

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from busframe.errors import AccessDenied, ConnectionFailed, TopologyMismatch
+from busframe.errors import AccessDenied, ConnectionFailed, TopologyMismatch, TransportError
 from busframe.model.destination import Queue, Topic
+from busframe_rabbitmq.channel import open_channel
 from busframe_rabbitmq.management import Management
 from plugins.rabbitmq.tests.support import (
     consuming,
@@ -166,3 +167,48 @@ async def test_what_is_not_there_is_nothing(rabbitmq: Any, rabbitmq_vhost: str) 
     management = Management(rabbitmq.management_url, make_settings(rabbitmq_vhost))
     assert await management.bindings("nope", "nope") == []
     assert await management.unsettled("nope") is None
+
+
+async def test_dead_letters_of_an_older_server(
+    rabbitmq: Any, rabbitmq_vhost: str, watcher: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A start goes on with their queue; a look, each of which 4.0 counts, waits for a policy that can be seen."""
+    letters = Queue[Any]("emails").dead_letters
+    async with opened(rabbitmq_vhost) as transport:
+        channel = await open_channel(await transport.consuming.wait_up())
+        await channel.declare_queue("emails--dead", {"x-queue-type": "quorum"})  # as it is declared on 3.x
+        for _ in range(2):
+            await declare(transport, Queue("emails"))
+        (left,) = await transport.plan(entities(Queue("emails")))
+        assert (left.address, left.action, left.property) == (letters, "unknown", "x-delivery-limit")
+        assert "rabbitmqctl set_policy emails--dead" in left.command
+        assert left.command in caplog.text
+        await publish_all(transport, letters, message(id="old"))
+    async with opened(rabbitmq_vhost) as blind, opened(rabbitmq_vhost, management_url=watcher) as seeing:
+        for transport in (blind, seeing):
+            for asked in (transport.browse(letters), transport.remove(letters, ["x"])):
+                with pytest.raises(TransportError, match=r"can be handled, and not looked at: .*set_policy") as refused:
+                    await asked
+                assert not refused.value.transient
+        vhost = rabbitmq_vhost.rpartition("/")[2]
+        policy = {"pattern": "--dead$", "definition": {"delivery-limit": -1}, "apply-to": "quorum_queues"}
+        await asyncio.to_thread(rabbitmq.api, "PUT", f"/policies/{vhost}/dead-letters", policy)
+        assert [each.message.id for each in await seeing.browse(letters)] == ["old"]
+        # One that is declared follows the policy at once.
+        channel = await open_channel(await seeing.consuming.wait_up())
+        await channel.declare_queue("other--dead", {"x-queue-type": "quorum"})
+        other = Queue[Any]("other").dead_letters
+        await publish_all(seeing, other, message(id="old"))
+        for _ in range(30):
+            assert [each.message.id for each in await seeing.browse(other)] == ["old"]
+
+
+async def test_dead_letters_that_differ_in_more_are_a_conflict(rabbitmq_vhost: str) -> None:
+    """Only what an older server could not have is excused."""
+    async with opened(rabbitmq_vhost) as transport:
+        channel = await open_channel(await transport.consuming.wait_up())
+        await channel.declare_queue("a--dead", {"x-queue-type": "quorum", "x-delivery-limit": 5})
+        await channel.declare_queue("b--dead", {"x-queue-type": "quorum", "x-max-length": 5})
+        changes = await transport.plan(entities(Queue("a"), Queue("b")))
+        conflicts = [(str(each.address), each.property) for each in changes if each.action == "conflict"]
+        assert [address for address, _ in conflicts] == ["a!dead", "b!dead"]
