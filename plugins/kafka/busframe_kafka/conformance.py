@@ -217,7 +217,7 @@ class KafkaHarness(Harness):
         A server that was stopped meanwhile is waited for: it knows the members again.
         """
         await self._need_proxy().cut()
-        until = time.monotonic() + TIMEOUT_S
+        until = time.monotonic() + 3 * TIMEOUT_S  # one request alone may take TIMEOUT_S
         while True:
             try:
                 return await self._ask(self._expel)
