@@ -111,8 +111,9 @@ async def run_check(check: Check, harness: "Harness") -> Result:
     timeout_s = CHECK_TIMEOUT_S * max(1.0, harness.patience)
     if check.tier == "S":
         timeout_s = harness.soak_s + SOAK_TIMEOUT_S
+    limit = asyncio.timeout(timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with limit:
             async with world:
                 if check.claimed is not None and not check.claimed(await world.capabilities()):
                     outcome = "not claimed"
@@ -123,11 +124,12 @@ async def run_check(check: Check, harness: "Harness") -> Result:
                 await world.watched()
     except NotRunnable as reason:
         outcome, detail = "not runnable", str(reason)
-    except TimeoutError:
-        outcome, detail = "failed", f"it did not end within {timeout_s:g} s\n{world.account()}"
     except Exception as error:
-        outcome, detail = "failed", "".join(traceback.format_exception(error)[-6:])
-        if isinstance(error, AssertionError):
+        where = error.__cause__ if limit.expired() and error.__cause__ else error
+        outcome, detail = "failed", "".join(traceback.format_exception(where)[-6:])
+        if limit.expired():
+            detail = f"it did not end within {timeout_s:g} s\n{world.account()}\n{detail}"
+        elif isinstance(error, AssertionError):
             detail = f"{error}\n{detail}"
     OUTCOMES.setdefault(harness, {})[check.id] = outcome
     return Result(check, outcome, detail, time.monotonic() - started, tuple(world.left_out))

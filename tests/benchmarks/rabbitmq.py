@@ -17,7 +17,7 @@ from tests.brokers.find import running
 from tests.brokers.rabbitmq import BROKER
 
 MESSAGES = 10_000
-ROUNDS = 3
+ROUNDS = 7
 IN_FLIGHT = 200
 
 QUORUM = {"x-queue-type": "quorum"}

@@ -93,10 +93,15 @@ class FilesReceiver(spi.Receiver):
             await self._files.host.sleep(self._files.settings.poll_s)
 
     def _take(self, limit: int) -> None:
-        self._renew()
-        now_us = int(self._files.host.clock() * 1e6)
         ready = self._folder / "ready"
-        due = [(Name.parse(name) or Name(0, 0, ""), name) for name in os.listdir(ready) if not name.startswith(".")]
+        try:
+            self._renew()
+            names = os.listdir(ready)
+        except FileNotFoundError:
+            self._files.described(self._source)  # where the source itself went away meanwhile, that is what it raises
+            raise
+        now_us = int(self._files.host.clock() * 1e6)
+        due = [(Name.parse(name) or Name(0, 0, ""), name) for name in names if not name.startswith(".")]
         for (due_us, deliveries, position), name in sorted(entry for entry in due if entry[0].due_us <= now_us):
             if len(self._taken) >= limit or self._stopped:
                 return

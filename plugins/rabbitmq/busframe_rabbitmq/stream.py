@@ -1,7 +1,8 @@
 """The socket under pika: asyncio's own transport, with what is written in one turn of the loop sent in one call.
 
 pika writes each frame by itself, three for a message; its own transport makes a system call of each. Gathering them
-until the end of the turn takes three calls a message to one for hundreds (and TLS becomes asyncio's).
+until the end of the turn, or until there is enough, takes three calls a message to one for dozens (and TLS becomes
+asyncio's).
 """
 
 import asyncio
@@ -10,7 +11,8 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-FLUSH_BYTES = 64 * 1024
+FLUSH_BYTES = 8 * 1024
+"""What is sent before the turn ends: the server works on it while the rest of the turn is still encoded."""
 
 TLS_GOODBYE_S = 1.0
 """How long a stream with TLS waits, when it is closed, for a server that may be gone; asyncio's default is 30 s."""
