@@ -94,6 +94,15 @@ class Entries:
         }
         return declared | self._made
 
+    def sources(self) -> dict[str, str]:
+        """Group → the topic that it reads, of the queues and subscriptions that are declared."""
+        return {
+            name: name if each.kind == "queue" else name.rpartition("--")[0]
+            for name, of_name in self._declared.items()
+            for each in of_name.values()
+            if each.kind != "topic"
+        }
+
     def is_made(self, topic: str) -> bool:
         """Whether busframe created a topic."""
         return topic in self._made

@@ -1,5 +1,6 @@
 """What sources hold, and what the cluster's confirmation is worth."""
 
+import asyncio
 from collections.abc import Sequence
 
 from busframe.errors import DestinationNotFound, TransportError
@@ -12,6 +13,7 @@ from busframe_kafka.registry import Registry
 from busframe_kafka.topology import Names
 
 SHORT_RETENTION_S = 24 * 3600.0
+IDLE = "fewer workers with a higher concurrency, or a new name with more partitions"
 
 
 class Statistics:
@@ -63,17 +65,23 @@ class Statistics:
         return depth
 
     async def diagnose(self) -> Sequence[Finding]:
-        """See ``Transport.diagnose``: of the topics that are declared under this prefix."""
+        """See ``Transport.diagnose``: of the topics that are declared under this prefix, and of who consumes them."""
         entries = await self._registry.catch_up()
         names = sorted(entries.topics())
         try:
             found = await self._admin.topics([self._names.registry, *names])
             configs = await self._admin.configs(found)
+            sources = {group: found[topic] for group, topic in sorted(entries.sources().items()) if topic in found}
+            members = await asyncio.gather(*map(self._admin.members, sources))
         except TransportError as error:
             return [Finding("warn", "topics", f"their settings cannot be read: {error}")]
         findings = [finding for name, each in found.items() for finding in judge(name, each, configs.get(name, {}))]
         if not findings:
             findings.append(Finding("ok", "topics", "each message is on several servers before it is confirmed"))
+        for (group, topic), consumers in zip(sources.items(), members, strict=True):
+            if consumers > topic.partitions:
+                says = f"consumers: {consumers}, partitions: {topic.partitions}; who has no partition gets nothing new"
+                findings.append(Finding("warn", group, says, IDLE))
         return findings
 
 

@@ -9,6 +9,7 @@ import pytest
 from busframe.errors import ConfigurationError, TopologyMismatch
 from busframe.model.destination import Queue, Topic
 from busframe.model.entity import Entity
+from busframe_kafka import receiver
 from busframe_kafka.client import ResourceType
 from busframe_kafka.registry import Declared
 from busframe_kafka.topology import TopicSpec
@@ -203,3 +204,15 @@ async def test_the_diagnosis_says_what_a_confirmation_is_worth(kafka_url: str) -
         assert (orders, "unclean.leader.election.enable") in findings
         brokers = await transport.admin.configs(["1"], ResourceType.BROKER)
         assert brokers["1"]["auto.create.topics.enable"].value == "false"
+
+
+async def test_the_diagnosis_says_who_stands_idle(kafka_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two consumers of one partition: of the source that they share, and of no other."""
+    monkeypatch.setattr(receiver, "SHARE_S", 0.0)  # the second one would wait for a partition
+    async with opened(kafka_url, partitions=1) as transport:
+        await declare(transport, EMAILS, ALL)
+        consumers = [transport.receiver(Entity(source), prefetch=1) for source in (EMAILS, ALL, ALL)]
+        await asyncio.gather(*(consumer.open() for consumer in consumers))
+        idle = [finding for finding in await transport.diagnose() if "consumers" in finding.says]
+        assert [(finding.level, finding.subject) for finding in idle] == [("warn", transport.names.group(ALL))]
+        assert idle[0].says == "consumers: 2, partitions: 1; who has no partition gets nothing new"
