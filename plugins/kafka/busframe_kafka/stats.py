@@ -13,7 +13,6 @@ from busframe_kafka.registry import Registry
 from busframe_kafka.topology import Names
 
 SHORT_RETENTION_S = 24 * 3600.0
-IDLE = "fewer workers with a higher concurrency, or a new name with more partitions"
 
 
 class Statistics:
@@ -71,7 +70,7 @@ class Statistics:
         try:
             found = await self._admin.topics([self._names.registry, *names])
             configs = await self._admin.configs(found)
-            sources = {group: found[topic] for group, topic in sorted(entries.sources().items()) if topic in found}
+            sources = {group: topic for group, topic in sorted(entries.sources().items()) if topic in found}
             members = await asyncio.gather(*map(self._admin.members, sources))
         except TransportError as error:
             return [Finding("warn", "topics", f"their settings cannot be read: {error}")]
@@ -79,9 +78,10 @@ class Statistics:
         if not findings:
             findings.append(Finding("ok", "topics", "each message is on several servers before it is confirmed"))
         for (group, topic), consumers in zip(sources.items(), members, strict=True):
-            if consumers > topic.partitions:
-                says = f"consumers: {consumers}, partitions: {topic.partitions}; who has no partition gets nothing new"
-                findings.append(Finding("warn", group, says, IDLE))
+            if consumers > (partitions := found[topic].partitions):
+                says = f"consumers: {consumers}, partitions: {partitions}; who has no partition gets nothing new"
+                more = f"kafka-topics.sh --alter --topic {topic} --partitions {consumers}"
+                findings.append(Finding("warn", group, says, f"{more}; with an order of keys, a new name instead"))
         return findings
 
 

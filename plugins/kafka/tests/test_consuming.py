@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 
 from busframe.errors import SettlementLost
 from busframe.model.delivery import Delivery
-from busframe.model.destination import Queue
+from busframe.model.destination import Queue, SourceAddress, Topic
 from busframe.model.entity import Entity
 from busframe.model.settlement import ACK, RELEASE
 from busframe.spi.transport import Receiver
@@ -20,12 +21,16 @@ from busframe_kafka.transport import Kafka
 from plugins.kafka.tests.support import DEADLINE_S, declare, eventually, make_prefix, message, opened, publish_all
 
 EMAILS = Queue[Any]("emails")
+ORDERS = Topic[Any]("orders")
+ALL = ORDERS.subscription("all")
+METADATA_SOON = {"topic.metadata.refresh.interval.ms": 500}
+"""The client asks each five minutes whether a topic has more partitions."""
 ROOT = Path(__file__).parents[3]
 
 
 @asynccontextmanager
-async def _consuming(transport: Kafka) -> AsyncIterator[Receiver]:
-    receiver = transport.receiver(Entity(EMAILS, ordering="none"), prefetch=100)
+async def _consuming(transport: Kafka, source: SourceAddress = EMAILS) -> AsyncIterator[Receiver]:
+    receiver = transport.receiver(Entity(source, ordering="none"), prefetch=100)
     try:
         await receiver.open()
         yield receiver
@@ -128,6 +133,35 @@ async def test_who_joins_gets_a_share_and_nothing_that_runs(kafka_url: str) -> N
         assert there
         assert set(handled.values()) == {1}
         assert len(handled) == total
+
+
+async def test_partitions_that_an_operator_adds_are_handled_whole(kafka_url: str) -> None:
+    """Of a queue and of a subscription, with or without a worker: also what came before one knew the partition."""
+    total = 60
+    async with opened(kafka_url, partitions=1, client=METADATA_SOON) as transport:
+        await declare(transport, EMAILS, ALL)
+        topics = [transport.names.topic(address) for address in (EMAILS, ORDERS)]
+        async with _consuming(transport) as receiver:
+            asked = transport.admin.client.create_partitions([NewPartitions(topic, 3) for topic in topics])
+            await asyncio.gather(*map(asyncio.wrap_future, asked.values()))
+
+            async def are_known() -> bool:
+                return {found.partitions for found in (await transport.admin.topics(topics)).values()} == {3}
+
+            await eventually(are_known, "the new partitions are known")
+            async with opened(kafka_url, prefix=transport.names.prefix) as publisher:
+                for address in (EMAILS, ORDERS):
+                    await publish_all(publisher, address, *(message(b"%d" % number) for number in range(total)))
+            await _handle_all(receiver, total)
+        async with _consuming(transport, ALL) as receiver:
+            await _handle_all(receiver, total)
+
+
+async def _handle_all(receiver: Receiver, total: int) -> None:
+    taken = await _take(receiver, total)
+    assert {each.message.body for each in taken} == {b"%d" % number for number in range(total)}
+    assert len({each.position.split("/")[-2] for each in taken}) == 3, "each partition had some"
+    assert await receiver.settle([(each, ACK) for each in taken]) == [None] * total
 
 
 @pytest.mark.slow

@@ -216,3 +216,4 @@ async def test_the_diagnosis_says_who_stands_idle(kafka_url: str, monkeypatch: p
         idle = [finding for finding in await transport.diagnose() if "consumers" in finding.says]
         assert [(finding.level, finding.subject) for finding in idle] == [("warn", transport.names.group(ALL))]
         assert idle[0].says == "consumers: 2, partitions: 1; who has no partition gets nothing new"
+        assert f"--topic {transport.names.topic(ORDERS)} --partitions 2" in idle[0].do
