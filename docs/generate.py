@@ -49,6 +49,7 @@ def conformance() -> str:
     """
     from busframe.conformance import select
     from busframe.conformance.mutants import MUTANTS
+    from plugins.kafka.tests.test_conformance import KafkaConformance
     from plugins.nats.tests.test_conformance import TestNATS, TestOlderNATS
     from plugins.rabbitmq.tests.test_conformance import TestOlderRabbitMQ, TestRabbitMQ
     from tests.conformance.test_memory import TestMemory
@@ -60,6 +61,7 @@ def conformance() -> str:
         "memory": TestMemory,
         "RabbitMQ 4.0": TestRabbitMQ,
         "RabbitMQ 3.10": TestOlderRabbitMQ,
+        "Kafka 4.3": KafkaConformance,
         "NATS 2.15": TestNATS,
         "NATS 2.10": TestOlderNATS,
     }
@@ -70,9 +72,9 @@ def conformance() -> str:
         "every transport, K for those that claim it, X needs a fault. *Not claimed* means that the transport was shown",
         "to refuse it; *not runnable* means that it was not shown, and counts as nothing; *passed in part* means that",
         "one part was not shown: a run says which, and why. The tests demand exactly these outcomes, on real servers:",
-        "RabbitMQ 4.0.5 and nats-server 2.15.2; and without some that take long, 3.10.8 and 2.10.27. A mutant is the",
-        "memory transport, or RabbitMQ's where a check needs a server, or the core on it, with one promise broken: the",
-        "check fails on it, which is what makes it a check.",
+        "RabbitMQ 4.0.5, Kafka 4.3.1 and nats-server 2.15.2; and without some that take long, RabbitMQ 3.10.8 and",
+        "nats-server 2.10.27. A mutant is the memory transport, or RabbitMQ's where a check needs a server, or the",
+        "core on it, with one promise broken: the check fails on it, which is what makes it a check.",
         "",
         f"| | tier | the check asserts | {' | '.join(classes)} | mutants |",
         f"|---|---|---|{'---|' * len(classes)}---|",
@@ -85,7 +87,8 @@ def conformance() -> str:
         "## Tier S",
         "",
         "What takes long runs only where it is asked for: `busframe conformance URL --tier S`, or `make soak`. The",
-        "tests run each for some seconds, in memory, on RabbitMQ 4.0 and on NATS 2.15, and demand that it passes.",
+        "tests run each for some seconds, in memory, on RabbitMQ 4.0, Kafka 4.3 and NATS 2.15, and demand that it",
+        "passes.",
         "",
         "| | the check asserts | mutants |",
         "|---|---|---|",

@@ -86,7 +86,7 @@ def _unknown(table: str, configured: Any, known: Sequence[str]) -> list[str]:
 class Reports:
     """What a transport says of its connection and sources, and who wants to know."""
 
-    listener: Callable[[str, bool, BaseException | None], None] | None = None
+    listener: Callable[[str, Literal["up", "down", "blocked"], BaseException | None], None] | None = None
     connection: Literal["up", "down", "blocked"] = "up"
 
     def __call__(self, name: str, state: Literal["up", "down", "blocked"], cause: BaseException | None) -> None:
@@ -100,7 +100,7 @@ class Reports:
                     logger.warning("the connection to the broker is %s: %s", state, cause)
             return
         if self.listener is not None:
-            self.listener(name, state == "up", cause)
+            self.listener(name, state, cause)
 
 
 class OpenBus:

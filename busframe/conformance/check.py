@@ -108,7 +108,9 @@ async def run_check(check: Check, harness: "Harness") -> Result:
     outcome: Outcome = "passed"
     detail = ""
     world = World(harness, check.id)
-    timeout_s = harness.soak_s + SOAK_TIMEOUT_S if check.tier == "S" else CHECK_TIMEOUT_S
+    timeout_s = CHECK_TIMEOUT_S * max(1.0, harness.patience)
+    if check.tier == "S":
+        timeout_s = harness.soak_s + SOAK_TIMEOUT_S
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:

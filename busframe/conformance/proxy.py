@@ -17,13 +17,14 @@ class Proxy:
     Args:
         host: of the broker.
         port: of the broker.
+        listen: where it listens on 127.0.0.1; 0: on a free port.
 
     Attributes:
         port: where it listens on 127.0.0.1, once it is started.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self.port = 0
+    def __init__(self, host: str, port: int, *, listen: int = 0) -> None:
+        self.port = listen
         self._to = (host, port)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="busframe proxy", daemon=True)
@@ -59,7 +60,7 @@ class Proxy:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:

@@ -65,6 +65,8 @@ class SourceRunner:
         self.counters = handling.counters
         self.concurrency = plan.concurrency
         self.credit = Credit(plan.prefetch, start=1)
+        self.told = ""
+        """What the transport says is wrong with the source, though it is consumed."""
         self._host = host
         self._handling = handling
         self._max_deliveries = max_deliveries
@@ -134,7 +136,7 @@ class SourceRunner:
             f"{self.address}: message {flight.delivery.message.id} is too large to be dead-lettered"
             for flight in self._settler.parked
         ]
-        return overdue + parked
+        return overdue + parked + ([self.told] if self.told else [])
 
     @property
     def stuck_threads(self) -> int:

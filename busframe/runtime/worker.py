@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from busframe.errors import ConfigurationError
 from busframe.logic.lifecycle import READY, SourceState
@@ -22,7 +22,8 @@ class Health:
     Attributes:
         ready: it is open, and every source that it runs is being consumed (or paused).
         sources: the state of each source, by its text form.
-        problems: what somebody should know though it works: handlers that outlive their time-out, parked messages.
+        problems: what somebody should know though it works: handlers that outlive their time-out, parked messages,
+            messages that the broker has deleted.
     """
 
     ready: bool
@@ -129,11 +130,14 @@ class Worker:
         """What each source did, by its text form."""
         return {runner.address: runner.counters.snapshot() for runner in self._runners}
 
-    def reported(self, address: str, up: bool, cause: BaseException | None) -> None:
-        """The transport says that the way to a source is there, or is not."""
+    def reported(self, address: str, state: Literal["up", "down", "blocked"], cause: BaseException | None) -> None:
+        """The transport says that the way to a source is there, or is not; ``blocked``: what is wrong all the same."""
         for runner in self._runners:
             if runner.address == address:
-                runner.reported(up, cause)
+                if state == "blocked":
+                    runner.told = str(cause)
+                else:
+                    runner.reported(state == "up", cause)
 
     @property
     def stuck_threads(self) -> int:

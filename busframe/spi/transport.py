@@ -33,7 +33,8 @@ class Host:
         application: the name of the application, for connection names and the like.
         instance: names this process: host, pid and a random part.
         name: the broker's name of an address: prefix and parts joined by ``--``, in one injective function.
-        report: (``connection`` or a source's address, state, cause), for health, log and metrics.
+        report: (``connection`` or a source's address, state, cause), for health, log and metrics. A source that is
+            ``blocked`` is consumed, and its cause is what somebody should know: messages that the broker has deleted.
     """
 
     clock: Callable[[], float]

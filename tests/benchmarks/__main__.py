@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-NAMES = ("imports", "dispatch", "rabbitmq", "nats")
+NAMES = ("imports", "dispatch", "rabbitmq", "kafka", "nats")
 LONG = ("endurance",)
 
 

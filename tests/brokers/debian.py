@@ -29,17 +29,40 @@ def debian_root(name: str, suite: str, packages: Sequence[str]) -> Path:
     Raises:
         Unavailable: this is not a Debian-like Linux, or we are not root on it.
     """
-    if shutil.which("apt-get") is None or shutil.which("unshare") is None or os.geteuid() != 0:
-        raise Unavailable("installing it takes root on Debian or Ubuntu")
+    if shutil.which("unshare") is None:
+        raise Unavailable("installing it takes the program unshare")
+    _check_root()
     return cached(name, lambda root: _install(root, suite, packages))
 
 
+def install_packages(*packages: str) -> None:
+    """Install *packages* on this machine.
+
+    Raises:
+        Unavailable: this is not a Debian-like Linux, or we are not root on it, or it does not work.
+    """
+    _check_root()
+    try:
+        checked_output(["apt-get", "update", "-qq"], env=_apt_env())
+        checked_output(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], env=_apt_env())
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"installing it failed: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _check_root() -> None:
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise Unavailable("installing it takes root on Debian or Ubuntu")
+
+
+def _apt_env() -> dict[str, str]:
+    return {**_root_env(), "DEBIAN_FRONTEND": "noninteractive"}
+
+
 def _install(root: Path, suite: str, packages: Sequence[str]) -> None:
-    env = {**_root_env(), "DEBIAN_FRONTEND": "noninteractive"}
+    env = _apt_env()
     try:
         if shutil.which("debootstrap", path=env["PATH"]) is None:
-            checked_output(["apt-get", "update", "-qq"], env=env)
-            checked_output(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "debootstrap"], env=env)
+            install_packages("debootstrap")
         include = f"--include={','.join(packages)}"
         # In namespaces here too: an interrupted debootstrap leaves no mount in a folder that we may delete.
         command = [*_NAMESPACES, "--mount-proc", "debootstrap", "--variant=minbase", include, suite, str(root)]

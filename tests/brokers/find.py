@@ -13,7 +13,7 @@ from tests.brokers.compose import engine_answers
 from tests.brokers.server import Server, Unavailable
 
 # What can be had: a module here, and after a dash the version, where it is not the one that most tests use.
-BROKERS = ("rabbitmq", "rabbitmq-3.10", "nats", "nats-2.10", "toxiproxy")
+BROKERS = ("rabbitmq", "rabbitmq-3.10", "kafka", "nats", "nats-2.10", "toxiproxy")
 
 S = TypeVar("S", bound=Server)
 

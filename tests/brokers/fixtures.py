@@ -1,8 +1,8 @@
 """The servers as pytest fixtures, for the tests of the core and of every plugin.
 
 `rabbitmq` is started once and shared by the whole run: leave it running, and work in a `rabbitmq_vhost`.
-`own_rabbitmq()` starts one more for a test that stops or kills it. Likewise `nats`, and a `nats_url` for
-each test.
+`own_rabbitmq()` starts one more for a test that stops or kills it. Likewise `kafka`, where tests keep apart by names of
+their own, and `nats`, with a `nats_url` for each test.
 """
 
 import os
@@ -13,6 +13,8 @@ from uuid import uuid4
 import pytest
 
 from tests.brokers.find import BROKERS, Broker, S, running
+from tests.brokers.kafka import BROKER as KAFKA
+from tests.brokers.kafka import Kafka
 from tests.brokers.nats import BROKER as NATS_SERVER
 from tests.brokers.nats import NATS
 from tests.brokers.nats import OLDER as OLDER_NATS
@@ -95,6 +97,31 @@ def breakable_rabbitmq() -> Iterator[RabbitMQ]:
 def older_rabbitmq() -> Iterator[RabbitMQ]:
     """The same with the oldest version that is supported."""
     for start in _own(OLDER_RABBITMQ):
+        yield start()
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[Kafka]:
+    """The Kafka server of this run, shared by all tests."""
+    yield from _shared(KAFKA)
+
+
+@pytest.fixture(scope="session")
+def kafka_url(kafka: Kafka) -> str:
+    """The URL of the shared Kafka server."""
+    return kafka.url
+
+
+@pytest.fixture
+def own_kafka() -> Iterator[Callable[[], Kafka]]:
+    """Start a Kafka server that only this test uses; it may be killed and is gone afterwards."""
+    yield from _own(KAFKA)
+
+
+@pytest.fixture(scope="class")
+def breakable_kafka() -> Iterator[Kafka]:
+    """A Kafka server that the tests of one class use, and may stop and kill as long as they start it again."""
+    for start in _own(KAFKA):
         yield start()
 
 

@@ -60,6 +60,10 @@ async def gives_back(world: World) -> None:
     successor = await world.receiver(other, queue)
     await stopped.stop()
     await _is_closed(world, stopped.receive(1), "a receiver that was stopped")
+    if transport.capabilities.ack_gap:  # what is behind a held message follows it to its next consumer
+        await world.settle(stopped, held)
+        await world.close(stopped)
+        held = []
     rest = await world.take(successor, 9)
     await world.settle(stopped, held)
     await world.settle(successor, rest)
@@ -82,8 +86,12 @@ async def gives_back(world: World) -> None:
         await world.send(bus, worked, *["x"] * 5)
         await handler.started()
         draining = asyncio.create_task(worker.drain())
-        await world.drain(await world.receiver(other, worked), 4)
+        successor = await world.receiver(other, worked)
+        if not transport.capabilities.ack_gap:
+            await world.drain(successor, 4)
         await handler.let_go(draining, "the drain")
+        if transport.capabilities.ack_gap:
+            await world.drain(successor, 4)
     if handler.calls != 1:
         raise Violation(f"{handler.calls - 1} handlers were started after the drain began")
     world.balanced()
@@ -186,12 +194,12 @@ async def _stuck(world: World) -> None:
 
 @check("N5", "cycles of open and close leave no task, thread, file or consumer behind")
 async def leaves_nothing(world: World) -> None:
-    """Clients with a receiver that is left open, and workers."""
-    queue = world.queue()
+    """Clients with a receiver that is left open, nine at once and each with its queue, and workers."""
+    queues = [world.queue() for _ in range(9)]
     transport = await world.open_client()
-    await world.declare(transport, queue)
+    await world.declare(transport, *queues)
 
-    async def cycle() -> None:
+    async def cycle(queue: Queue[Any]) -> None:
         async with world.client() as client:
             receiver = client.receiver(Entity(queue, ordering="none"), prefetch=5)
             await receiver.open()
@@ -201,25 +209,26 @@ async def leaves_nothing(world: World) -> None:
     async def work() -> None:
         bus = world.bus()
 
-        @bus.handle(queue)
+        @bus.handle(queues[0])
         async def handle(body: str, ctx: Context) -> None:
             world.handled(ctx)
 
         async with bus.worker():
             done = len(world.history.handled)
-            await world.send(bus, queue, "x")
+            await world.send(bus, queues[0], "x")
             await world.until(lambda: len(world.history.handled) > done, "a message to be handled")
 
     async def consumers() -> int | None:
-        return (await world.broker_state(queue)).consumers
+        counts = [(await world.broker_state(queue)).consumers for queue in queues]
+        return sum(filter(None, counts))
 
-    await cycle()
+    await cycle(queues[0])
     await work()
     with world.part("what the broker says"):
         await consumers()  # its own client may keep something
     before = _resources()
     for _ in range(5):
-        await asyncio.gather(*(cycle() for _ in range(9)))
+        await asyncio.gather(*map(cycle, queues))
         await work()
 
     def left() -> dict[str, int]:

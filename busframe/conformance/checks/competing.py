@@ -105,10 +105,10 @@ async def bounded_by_prefetch(world: World) -> None:
     queue = world.queue()
     clients = [await world.open_client() for _ in range(2)]
     await world.declare(clients[0], queue)
-    await world.publish(clients[0], queue, *(world.message() for _ in range(40)))
     slow = await world.receiver(clients[0], queue, prefetch=3)
-    await world.take(slow, 3)
     quick = await world.receiver(clients[1], queue)
+    await world.publish(clients[0], queue, *(world.message() for _ in range(40)))
+    await world.take(slow, 3)
     shared = not clients[0].capabilities.ack_gap  # else what is in the slow one's partitions waits for it
     got = await world.drain(quick, 37) if shared else await world.rest(quick)
     if not got:

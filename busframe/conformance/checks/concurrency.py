@@ -78,7 +78,8 @@ async def bounded(world: World) -> None:
             raise Violation(f"{most[queue]} handlers ran at once, and the limit is {limit}")
     if bus.statistics()[str(failing)]["handled"] != 8:
         raise Violation(f"8 of 24 messages succeed, and the statistics are {bus.statistics()[str(failing)]}")
-    world.balanced()
+    # Where who joins gets a share of the partitions, what runs of them when the wait for it ends runs twice.
+    world.balanced(duplicates=3 if transport.capabilities.ack_gap else 0)
 
 
 @check("K2", "half of the prefetch is held unsettled for a while; settled then, and the rest arrives")

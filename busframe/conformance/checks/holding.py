@@ -256,7 +256,8 @@ async def acknowledged_through_a_restart(world: World) -> None:
     await world.publish(transport, queue, *(world.message(b"%d" % n) for n in range(6)))
     receiver = await world.receiver(transport, queue)
     taken = await world.take(receiver, 6)
-    await world.settle(receiver, taken[::2])
+    # What is acknowledged above an older message may come back with it where ``ack_gap`` says so.
+    await world.settle(receiver, taken[:3] if transport.capabilities.ack_gap else taken[::2])
     await world.close(receiver)
     await world.harness.restart()
     again = await world.open_client()

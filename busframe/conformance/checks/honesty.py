@@ -206,8 +206,8 @@ async def _statistics(world: World, ask: Callable[[], Awaitable[Stats]], queue: 
         seen[:] = [stats]
         if stats.in_flight is not None:
             depth_is_true = stats.depth is not None and stats.depth + stats.in_flight == 4
-        else:  # one is held, and with a prefetch of 2 the broker may have handed out one more
-            depth_is_true = stats.depth in (2, 3)
+        else:  # one is held, and with a prefetch of 2 the broker may have handed out one more; or it cannot tell
+            depth_is_true = stats.depth in (2, 3, 4)
         return depth_is_true and stats.consumers in (None, 1) and stats.dead in (None, 1)
 
     try:

@@ -23,14 +23,15 @@ FIRST_FAILED_AT = "2024-01-01T00:00:00Z"
 
 @check("F1", "what was acknowledged does not come back when its consumer is restarted; what was not, does")
 async def acknowledged_for_good(world: World) -> None:
-    """Every second one of six is acknowledged; another client gets the others."""
+    """Three of six are acknowledged, every second one where that is for good; another client gets the others."""
     queue = world.queue()
     first = await world.open_client()
     await world.declare(first, queue)
     await world.publish(first, queue, *(world.message(b"%d" % n) for n in range(6)))
     receiver = await world.receiver(first, queue)
     taken = await world.take(receiver, 6)
-    await world.settle(receiver, taken[::2])
+    # What is acknowledged above an older message may come back with it where ``ack_gap`` says so.
+    await world.settle(receiver, taken[:3] if first.capabilities.ack_gap else taken[::2])
     await world.close(receiver)
     await first.close()
     second = await world.open_client()

@@ -75,6 +75,7 @@ async def joining(world: World) -> None:
         while len(joined) < SUBSCRIBERS and (not joined or time.monotonic() < until):
             first = len(joined)
             await together(publish(), *(join(first + number) for number in range(TOGETHER)))
+        await publish()  # to join may take longer than what was published meanwhile
         last = sent[-1].id
         await world.until(
             lambda: all(last in (delivery.message.id for delivery in reversed(each.got)) for each in joined),
@@ -105,8 +106,8 @@ async def crowd(world: World) -> None:
             await world.publish(clients[number % CLIENTS], queue, world.message())
 
     async with AsyncExitStack() as stack:
-        for number in range(CONSUMERS):
-            receiver = await world.receiver(clients[number % CLIENTS], queue)
+        joining = [world.receiver(clients[number % CLIENTS], queue) for number in range(CONSUMERS)]
+        for receiver in await asyncio.gather(*joining):
             await stack.enter_async_context(consuming(world, receiver, limit=10))
         await together(*map(publish, range(PUBLISHERS)))
         await world.until(

@@ -113,6 +113,9 @@ async def test_the_transports_reports_are_the_sources_states(bench: Bench) -> No
         report("connection", "up", None)
         assert bus.health().ready
         assert not bus.health().problems
+        report("jobs", "blocked", ConnectionFailed("the broker has deleted 7 messages"))
+        assert bus.health().ready
+        assert bus.health().problems == ["the broker has deleted 7 messages"]
     assert not bus.health().ready
 
 
