@@ -1,8 +1,8 @@
 """A consumer of one source that pulls on through each loss of its connection."""
 
 import asyncio
-import time
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
