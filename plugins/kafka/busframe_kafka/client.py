@@ -228,6 +228,8 @@ def consumer_config(
         "fetch.message.max.bytes": max(settings.max_message_bytes, 1024 * 1024),
         "queued.max.messages.kbytes": max(1, settings.fetch_buffer_bytes // 1024),
         "queued.min.messages": 10_000,
+        # A second by default: after the buffer was full once, it runs empty before more is fetched.
+        "fetch.queue.backoff.ms": 20,
         "group.protocol": settings.group_protocol,
     }
     if settings.static_member is not None:
