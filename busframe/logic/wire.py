@@ -94,9 +94,11 @@ def _text_of(value: object) -> str:
 
 def format_time(at: datetime) -> str:
     """RFC 3339 in UTC, to the microsecond."""
-    at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    # Not strftime: its %Y has no leading zeros, and nobody reads '1-01-01' again.
-    return at.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    if at.tzinfo is not UTC:
+        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    # By % in half the time of isoformat or an f-string; and nobody reads the '1-01-01' of strftime again.
+    parts = (at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond)
+    return "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ" % parts  # noqa: UP031
 
 
 def parse_time(text: str | None) -> datetime | None:

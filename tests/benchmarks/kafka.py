@@ -164,23 +164,28 @@ def consumers(server: Kafka) -> list[Contender]:
 
         return await asyncio.to_thread(work)
 
-    async def confluent(messages: int) -> float:
-        from faststream.confluent import KafkaBroker
+    def confluent(*, commits: bool) -> Callable[[int], Awaitable[float]]:
+        async def run(messages: int) -> float:
+            from faststream import AckPolicy
+            from faststream.confluent import KafkaBroker
 
-        topic = await _topic(server)
-        _fill(server, topic, messages)
-        broker = KafkaBroker(server.bootstrap, logger=None)
-        done = Done(messages)
+            topic = await _topic(server)
+            _fill(server, topic, messages)
+            broker = KafkaBroker(server.bootstrap, logger=None)
+            done = Done(messages)
 
-        async def handle(order: Order) -> None:
-            done.one()
+            async def handle(order: Order) -> None:
+                done.one()
 
-        broker.subscriber(topic, group_id=topic, auto_offset_reset="earliest")(handle)
-        async with broker:
-            started = time.perf_counter()
-            await broker.start()
-            await done.all.wait()
-            return time.perf_counter() - started
+            policy = AckPolicy.ACK if commits else AckPolicy.ACK_FIRST
+            broker.subscriber(topic, group_id=topic, auto_offset_reset="earliest", ack_policy=policy)(handle)
+            async with broker:
+                started = time.perf_counter()
+                await broker.start()
+                await done.all.wait()
+                return time.perf_counter() - started
+
+        return run
 
     async def ours(messages: int) -> float:
         queue = _queue()
@@ -199,17 +204,19 @@ def consumers(server: Kafka) -> list[Contender]:
                 return time.perf_counter() - started
 
     return [
-        Contender("FastStream, confluent", confluent),
+        Contender("FastStream, committing what it handled", confluent(commits=True)),
+        Contender("FastStream, committing before", confluent(commits=False)),
         Contender("confluent-kafka, in a thread", raw),
         Contender("busframe", ours),
     ]
 
 
 PUBLISH_BARS = (
-    Bar("busframe, publish", "FastStream, confluent", 5),
+    Bar("busframe, publish", "FastStream, confluent", 3.5),
+    Bar("busframe, publish_many", "FastStream, confluent", 5),
     Bar("busframe, publish", "FastStream, aiokafka", 1.5),
 )
-CONSUME_BARS = (Bar("busframe", "FastStream, confluent", 15),)
+CONSUME_BARS = (Bar("busframe", "FastStream, committing what it handled", 15),)
 
 
 def main() -> None:

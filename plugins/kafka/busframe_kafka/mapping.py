@@ -9,7 +9,7 @@ headers more, which never leave this plugin.
 """
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from math import isfinite
@@ -45,7 +45,7 @@ def encode(message: Message, carried: Headers, *, letter: bool = False) -> WireH
     if message.content_type is not None:
         add((wire.CONTENT_TYPE, message.content_type.encode()))
     if message.published_at is not None:
-        add((wire.PUBLISHED_AT, _time(message.published_at)))
+        add((wire.PUBLISHED_AT, wire.format_time(message.published_at).encode()))
     if message.correlation_id is not None:
         add((wire.CORRELATION_ID, message.correlation_id.encode()))
     if message.reply_to is not None:
@@ -73,12 +73,6 @@ def wire_bytes(headers: WireHeaders, key: bytes | None, body: bytes) -> int:
     for name, value in headers:
         size += len(name) + 8 + (len(value) if value is not None else 0)
     return size
-
-
-def _time(at: datetime) -> bytes:
-    if at.tzinfo is UTC:  # the same text as format_time, several times as fast
-        return at.isoformat(timespec="microseconds").replace("+00:00", "Z").encode()
-    return wire.format_time(at).encode()
 
 
 # ---------------------------------------------------------------------------------------------- from the wire

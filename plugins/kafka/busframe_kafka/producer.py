@@ -29,6 +29,7 @@ from busframe.errors import (
     PublishFailed,
     PublishOutcomeUnknown,
 )
+from busframe.spi.deadlines import Deadlines
 from busframe_kafka.client import DENIED, UNKNOWN_TOPIC, KafkaError, KafkaException, Producer, error_of
 from busframe_kafka.mapping import WireHeaders, wire_bytes
 
@@ -63,22 +64,15 @@ class Batch:
         if not self.left and not self.done.done():
             self.done.set_result(None)
 
-    async def wait(self, deadline: float) -> list[Exception | None]:
-        """Wait until all are known, or until *deadline* on the loop's clock. If cancelled, nobody waits any more."""
-        if self.left:
-            timer = asyncio.get_running_loop().call_at(deadline, self._expire)
-            try:
-                await self.done
-            finally:
-                timer.cancel()
-                if self.left:
-                    for record in self.records:
-                        record.batch = None
-        return self.outcomes
-
-    def _expire(self) -> None:
+    def expire(self) -> None:
+        """Time is over."""
         for record in self.records:
             record.expire()
+
+    def forget(self) -> None:
+        """Nobody waits any more."""
+        for record in self.records:
+            record.batch = None
 
 
 class Record:
@@ -235,6 +229,7 @@ class PipelinedProducer:
         self._handle: Handle | None = None
         self._pid = 0
         self._closed = False
+        self._deadlines: Deadlines[Batch] = Deadlines(Batch.expire)
         self._emptied = asyncio.Event()
         self._dropping: set[asyncio.Task[None]] = set()
         self.on_missing: Callable[[str], None] = lambda topic: None
@@ -263,7 +258,23 @@ class PipelinedProducer:
         batch = Batch(len(records))
         for index, record in enumerate(records):
             self.put(record, batch, index)
-        return await batch.wait(asyncio.get_running_loop().time() + timeout_s) if records else ()
+        if batch.left:
+            tick = self.watch(batch, asyncio.get_running_loop().time() + timeout_s)
+            try:
+                await batch.done
+            finally:
+                self.leave(batch, tick)
+        return batch.outcomes
+
+    def watch(self, batch: Batch, deadline: float) -> int:
+        """Give up on a batch at *deadline* on the loop's clock. Returns what ``leave`` is to be called with."""
+        return self._deadlines.add(asyncio.get_running_loop(), deadline, batch)
+
+    def leave(self, batch: Batch, tick: int) -> None:
+        """Nobody waits for a batch any more: it is answered, or given up."""
+        self._deadlines.remove(tick, batch)
+        if batch.left:
+            batch.forget()
 
     def put(self, record: Record, batch: Batch, index: int) -> None:
         """Send a record, now or when there is room; its batch is told, maybe at once. Never raises.

@@ -67,50 +67,53 @@ class Publisher:
         producer.on_missing = self._missing
         self._gone: set[str] = set()
         self._calls = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._idle: asyncio.Event | None = None
 
     async def publish(self, outgoing: Sequence[Outgoing], timeout_s: float) -> Sequence[Exception | None]:
         """See ``Transport.publish``."""
         self._calls += 1
-        self._idle.clear()
         try:
-            return await self._publish(outgoing, timeout_s)
+            deadline = asyncio.get_running_loop().time() + timeout_s
+            batch = Batch(len(outgoing))
+            made: list[tuple[int, Record]] = []
+            missing: dict[str, PublishError | None] = {}
+            for index, each in enumerate(outgoing):
+                try:
+                    record, needs = self._record(each)
+                except (PublishError, Unsupported) as error:
+                    batch.finish(index, error)
+                    continue
+                absent: PublishError | None = None
+                for topic in needs:
+                    if topic not in self._known:
+                        if topic not in missing:
+                            missing[topic] = await self._look_for(topic, deadline)
+                        absent = absent or missing[topic]
+                if absent is not None:
+                    batch.finish(index, _for(each, absent))
+                else:
+                    made.append((index, record))
+            for index, record in made:  # all together, so that none is between two that were looked for
+                self._producer.put(record, batch, index)
+            if batch.left:
+                tick = self._producer.watch(batch, deadline)
+                try:
+                    await batch.done
+                finally:
+                    self._producer.leave(batch, tick)
+            return batch.outcomes
         finally:
             self._calls -= 1
-            if not self._calls:
+            if not self._calls and self._idle is not None:
                 self._idle.set()
-
-    async def _publish(self, outgoing: Sequence[Outgoing], timeout_s: float) -> Sequence[Exception | None]:
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        batch = Batch(len(outgoing))
-        made: list[tuple[int, Record]] = []
-        missing: dict[str, PublishError] = {}
-        for index, each in enumerate(outgoing):
-            try:
-                record, needs = self._record(each)
-            except (PublishError, Unsupported) as error:
-                batch.finish(index, error)
-                continue
-            for topic in needs:
-                if topic not in self._known and topic not in missing:
-                    failed = await self._look_for(topic, deadline)
-                    if failed is not None:
-                        missing[topic] = failed
-            failed = next((missing[topic] for topic in needs if topic in missing), None)
-            if failed is not None:
-                batch.finish(index, _for(each, failed))
-            else:
-                made.append((index, record))
-        for index, record in made:  # all together, so that none is between two that were looked for
-            self._producer.put(record, batch, index)
-        return await batch.wait(deadline)
 
     async def close(self) -> None:
         """Wait a few seconds for what is being published, then end what is still being looked for. Idempotent."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FLUSH_TIMEOUT_S):
-                await self._idle.wait()
+        if self._calls:
+            self._idle = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                    await self._idle.wait()
         tasks = list(self._looking.values())
         for task in tasks:
             task.cancel()

@@ -1,7 +1,6 @@
 """One message on its way to the server, and the call of ``publish`` that waits for it."""
 
 import asyncio
-from collections.abc import Callable, Sequence
 
 from busframe.errors import PublishFailed, PublishOutcomeUnknown
 from busframe.model.destination import Address
@@ -68,37 +67,3 @@ class Entry:
                 unknown.__cause__ = outcome
                 outcome = unknown
             batch.finish(self.index, outcome)
-
-
-class Deadlines:
-    """Tells when time is over. Calls whose time is over within the same 50 ms share a timer: most never need theirs.
-
-    Args:
-        expire: called with the entries of a call, once.
-    """
-
-    PER_S = 20
-
-    def __init__(self, expire: Callable[[Sequence[Entry]], None]) -> None:
-        self._expire = expire
-        self._ticks: dict[int, dict[int, Sequence[Entry]]] = {}
-
-    def add(self, loop: asyncio.AbstractEventLoop, deadline: float, entries: Sequence[Entry]) -> int:
-        """Watch over a call until it is removed. Returns the tick that it is removed by."""
-        tick = int(deadline * self.PER_S) + 1
-        waiting = self._ticks.get(tick)
-        if waiting is None:
-            waiting = self._ticks[tick] = {}
-            loop.call_at(tick / self.PER_S, self._over, tick)
-        waiting[id(entries)] = entries
-        return tick
-
-    def remove(self, tick: int, entries: Sequence[Entry]) -> None:
-        """It has its answer."""
-        waiting = self._ticks.get(tick)
-        if waiting is not None:
-            waiting.pop(id(entries), None)
-
-    def _over(self, tick: int) -> None:
-        for entries in self._ticks.pop(tick).values():
-            self._expire(entries)

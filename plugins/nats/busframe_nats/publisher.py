@@ -25,10 +25,11 @@ from busframe.logic import wire
 from busframe.logic.size import FRAMEWORK_RESERVE_BYTES, message_bytes
 from busframe.model.delivery import Outgoing
 from busframe.model.destination import Address, DeadLetters, Subscription, Topic
+from busframe.spi.deadlines import Deadlines
 from busframe.spi.transport import Host
 from busframe_nats.answers import NO_RESPONDERS, Answers, JetStream, parse_json
 from busframe_nats.client import FLUSH_COMMANDS, Connection
-from busframe_nats.entry import Batch, Deadlines, Entry
+from busframe_nats.entry import Batch, Entry
 from busframe_nats.explanations import Explanations, no_schedules
 from busframe_nats.link import Link
 from busframe_nats.mapping import MAX_HEADER_BYTES, encode, status, with_schedule

@@ -15,6 +15,7 @@ from busframe.errors import ClosedError, DestinationNotFound, MessageTooLarge, P
 from busframe.logic.size import FRAMEWORK_RESERVE_BYTES, message_bytes
 from busframe.model.delivery import Outgoing
 from busframe.model.destination import Topic
+from busframe.spi.deadlines import Deadlines
 from busframe.spi.transport import Host
 from busframe_rabbitmq.cascade import MAX_DELAY_S, Cascade, target
 from busframe_rabbitmq.client import ChannelRefused
@@ -57,6 +58,7 @@ class Publisher:
         self._topics = ConfirmChannel("publish to topics", link, settings, host, self._missing)
         self._delayed = ConfirmChannel("publish with delay", link, settings, host, self._missing)
         self._channels = (self._queues, self._topics, self._delayed)
+        self._deadlines = Deadlines(_expire)
         self._ready: set[Need] = set()
         self._ready_on: object = None
         self._preparing: dict[Need, asyncio.Task[PublishError | None]] = {}
@@ -92,11 +94,11 @@ class Publisher:
             entries.append(entry)
             channel.put(entry)
         if batch.left:
-            timer = loop.call_at(deadline, _expire, entries)
+            tick = self._deadlines.add(loop, deadline, entries)
             try:
                 await batch.done
             finally:
-                timer.cancel()
+                self._deadlines.remove(tick, entries)
                 if batch.left:
                     for entry in entries:
                         entry.forget()
