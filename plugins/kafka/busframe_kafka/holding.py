@@ -181,13 +181,19 @@ class Holding:
             new = [Partition(one.topic, one.partition, self.generation) for one in assigned]
             self.learn(client, new)
             self.partitions.update({(one.topic, one.number): one for one in new})
-            if new and all(one.committed is not None for one in new):
+            if new:
                 # Said explicitly: where nothing is committed, nothing was handled, and it begins at the beginning.
-                client.incremental_assign([TopicPartition(one.topic, one.number, self._first(one)) for one in new])
-            self.paused = False  # the new ones are not
+                known = all(one.committed is not None for one in new)
+                places = [TopicPartition(one.topic, one.number, self._first(one)) for one in new]
+                self._assign(client, places if known else list(assigned))
             self._changed(len(self.partitions), True)
         except:  # noqa: E722  # nothing may leave a callback
             log.warning("an assignment failed", exc_info=True)
+
+    def _assign(self, client: Any, places: list[TopicPartition]) -> None:
+        client.incremental_assign(places)
+        # As the others are: whether one was paused when it was here before, the client does not forget.
+        (client.pause if self.paused else client.resume)(places)
 
     def _first(self, partition: Partition) -> int:
         known = partition.next
@@ -251,7 +257,7 @@ class Holding:
             self.learn(client, [partition])
         position = self._first(partition)
         client.incremental_unassign([TopicPartition(topic, number)])
-        client.incremental_assign([TopicPartition(topic, number, low)])
+        self._assign(client, [TopicPartition(topic, number, low)])
         if position > high:  # the log was cut short: what comes now has offsets that were used before
             self._forget(self._leave([TopicPartition(topic, number)]))
             anew = self.partitions[topic, number] = Partition(topic, number, self.generation)
