@@ -85,6 +85,12 @@ def test_it_runs_on_rabbitmq_again_and_again(rabbitmq_vhost: str) -> None:
         check(run(FOLDER, "--orders", str(orders), "--url", rabbitmq_vhost), orders)
 
 
+def test_it_runs_on_kafka_again_and_again(kafka_url: str) -> None:
+    """The same on Kafka."""
+    for orders in (30, 12):
+        check(run(FOLDER, "--orders", str(orders), "--url", kafka_url), orders)
+
+
 def test_a_killed_run_does_not_disturb_the_next_one(rabbitmq_vhost: str) -> None:
     """What a killed run leaves on the broker is handled by the next one, and not counted."""
     first = subprocess.Popen(
