@@ -50,6 +50,8 @@ from busframe_kafka.plugin import plugin
 T = TypeVar("T")
 
 TIMEOUT_S = 20.0
+EXPEL_S = 4.0
+"""For one request: of a server that is stopped meanwhile it is lost, and asked again."""
 AGAIN_S = 0.2
 
 
@@ -217,10 +219,10 @@ class KafkaHarness(Harness):
         A server that was stopped meanwhile is waited for: it knows the members again.
         """
         await self._need_proxy().cut()
-        until = time.monotonic() + 3 * TIMEOUT_S  # one request alone may take TIMEOUT_S
+        until = time.monotonic() + 3 * TIMEOUT_S
         while True:
             try:
-                return await self._ask(self._expel)
+                return await self._ask(self._expel, EXPEL_S)
             except (OSError, KafkaException):
                 if time.monotonic() > until:
                     raise
@@ -280,9 +282,10 @@ class KafkaHarness(Harness):
         found: list[TopicPartition] = asked[group].result(TIMEOUT_S).topic_partitions
         return found
 
-    async def _ask(self, question: Callable[[Any], T]) -> T:
+    async def _ask(self, question: Callable[[Any], T], timeout_s: float = TIMEOUT_S) -> T:
         def ask() -> T:
-            admin = AdminClient(self._config())
+            # It gives a request up before whoever waits does: librdkafka (2.16) may abort when it ends under one.
+            admin = AdminClient(self._config(**{"socket.timeout.ms": int(900 * timeout_s)}))
             return question(admin)
 
         return await asyncio.to_thread(ask)
