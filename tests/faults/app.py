@@ -14,6 +14,7 @@ from busframe import Bus, Context, Message, Queue, Retry
 JOURNAL = Path(os.environ.get("BUSFRAME_TEST_JOURNAL", "journal"))
 WORK_S = float(os.environ.get("BUSFRAME_TEST_WORK_S", "0"))
 MORE_WORK_S = float(os.environ.get("BUSFRAME_TEST_MORE_WORK_S", "0"))
+CONCURRENCY = 10
 PREFETCH = 20
 
 
@@ -40,7 +41,7 @@ deadly = Queue("deadly", Job)
 bus = Bus(uses=[jobs, flaky, deadly])
 
 
-@bus.handle(jobs, concurrency=10, prefetch=PREFETCH)
+@bus.handle(jobs, concurrency=CONCURRENCY, prefetch=PREFETCH)
 async def work(job: Job, ctx: Context) -> None:
     """Take a while, and as long as it is held; then write it down."""
     begun = time.monotonic()

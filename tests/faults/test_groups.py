@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.brokers.kafka import Kafka
-from tests.faults.account import Account
-from tests.faults.app import held
-from tests.faults.offsets import Committed, Offsets
+from tests.faults.app import CONCURRENCY, held
+from tests.faults.offsets import Offsets
 from tests.faults.workers import finish, processes, wait_until
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,11 @@ GAP = 10_000
 
 
 def test_nothing_is_lost_while_workers_come_and_go(own_kafka: Callable[[], Kafka], tmp_path: Path) -> None:
-    """One joins or leaves in order each two seconds, with handlers of up to three; nothing is handled twice even."""
+    """One joins or leaves in order each two seconds, with handlers of up to three.
+
+    A commit that falls between two generations of the group is refused, so a few messages may be handled twice: far
+    fewer than handlers run at once.
+    """
     server = own_kafka()
     offsets = Offsets(server.url, "jobs")
     work = {"BUSFRAME_TEST_MORE_WORK_S": "3", "BUSFRAME_TEST_PUBLISH_PER_S": "15"}
@@ -55,9 +58,11 @@ def test_nothing_is_lost_while_workers_come_and_go(own_kafka: Callable[[], Kafka
                 worker.send_signal(signal.SIGTERM)
             assert [finish(worker) for worker in (*leaving, *team)] == [0] * len((*leaving, *team))
             assert offsets.unfinished(run.journal) == []
-        account = Account(run.journal, [], Committed(offsets))
-        log.info("%s; %d workers left", account, len(leaving))
-        assert account.problems() == []
+        handled = run.journal.counts("handled")
+        again = sum(handled.values()) - len(handled)
+        log.info("%d confirmed, %d handled again, %d workers left", len(confirmed), again, len(leaving))
+        assert set(handled) == set(confirmed)
+        assert again <= CONCURRENCY * len(leaving)
 
 
 def test_one_slow_message_holds_nobody_back(own_kafka: Callable[[], Kafka], tmp_path: Path) -> None:
