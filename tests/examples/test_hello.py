@@ -1,4 +1,4 @@
-"""The first example prints what its file says, in memory, on RabbitMQ and on NATS."""
+"""The first example prints what its file says, in memory and on every broker."""
 
 import pytest
 
@@ -20,6 +20,12 @@ def test_hello_prints_the_same_on_rabbitmq(rabbitmq_vhost: str) -> None:
     """Another URL is all that another broker takes."""
     done = run(FOLDER, BUSFRAME_URL=rabbitmq_vhost)
     assert (done.returncode, done.stdout, done.stderr) == (0, EXPECTED, "")
+
+
+def test_hello_prints_the_same_on_kafka(kafka_url: str) -> None:
+    """Likewise; but messages without a key are on several partitions, and so in no order."""
+    done = run(FOLDER, BUSFRAME_URL=kafka_url)
+    assert (done.returncode, sorted(done.stdout.splitlines()), done.stderr) == (0, sorted(EXPECTED.splitlines()), "")
 
 
 def test_hello_prints_the_same_on_nats(nats_url: str) -> None:

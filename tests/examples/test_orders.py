@@ -85,6 +85,12 @@ def test_it_runs_on_rabbitmq_again_and_again(rabbitmq_vhost: str) -> None:
         check(run(FOLDER, "--orders", str(orders), "--url", rabbitmq_vhost), orders)
 
 
+def test_it_runs_on_kafka_again_and_again(kafka_url: str) -> None:
+    """The same on Kafka."""
+    for orders in (30, 12):
+        check(run(FOLDER, "--orders", str(orders), "--url", kafka_url), orders)
+
+
 def test_it_runs_on_nats_again_and_again(nats_url: str) -> None:
     """And on NATS."""
     for orders in (30, 12):

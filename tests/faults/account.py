@@ -2,11 +2,14 @@
 
 There are two. A publisher that was told nothing (its connection was lost before the answer) published again: then the
 message is there twice. Or a fault cut a worker off while a message was with it: handled, and its acknowledgement not
-yet with the server, or not handled yet. Of these there are at most as many as the worker may prefetch.
+yet with the server, or not handled yet. How many these may be, the transport says.
 """
 
+import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,11 +25,13 @@ class Fault:
         begun: when, on the machine's monotonic clock; until now all was well.
         ended: from now on it is certain that they were cut off.
         pid: of the worker that it hit; None: all that ran.
+        over: from now on all of them were seen to work again.
     """
 
     begun: float
     ended: float
     pid: int | None = None
+    over: float = math.inf
 
 
 class Run(NamedTuple):
@@ -38,16 +43,52 @@ class Run(NamedTuple):
     ended: float
 
 
+class Allowance(ABC):
+    """What a transport says that a fault may bring back.
+
+    Attributes:
+        most: how many of one worker.
+    """
+
+    most: float = math.inf
+
+    @abstractmethod
+    def cut_off(self, runs: Sequence[Run], faults: Sequence[Fault]) -> set[Run]:
+        """The runs whose settlement may not have reached the server."""
+
+
+class Prefetch(Allowance):
+    """A worker holds so many unsettled messages at most, and settles what it has finished at once."""
+
+    def __init__(self, limit: int) -> None:
+        self.most = limit
+        self._limit = limit
+
+    def cut_off(self, runs: Sequence[Run], faults: Sequence[Fault]) -> set[Run]:
+        """The last that a worker finished before, not settled yet, and the next that it finishes."""
+        of_worker: dict[int, list[Run]] = defaultdict(list)
+        for run in sorted(runs, key=_ended):
+            of_worker[run.pid].append(run)
+        found: set[Run] = set()
+        for fault in faults:
+            for pid, its in of_worker.items():
+                if fault.pid in (None, pid):
+                    first = bisect_left(its, fault.begun, key=_ended) - self._limit
+                    last = bisect_right(its, fault.ended, key=_ended) + self._limit
+                    found.update(its[max(0, first) : last])
+        return found
+
+
 class Account:
     """The account of one test.
 
     Args:
         journal: what publishers and handlers wrote.
         faults: what happened to workers and connections.
-        prefetch: how many unsettled messages one worker holds at most.
+        allowance: what each of them may bring back.
     """
 
-    def __init__(self, journal: Journal, faults: list[Fault], prefetch: int) -> None:
+    def __init__(self, journal: Journal, faults: list[Fault], allowance: Allowance) -> None:
         self.runs = [
             Run(int(n), int(pid), float(begun), float(ended)) for n, _, pid, begun, ended in journal.lines("handled")
         ]
@@ -56,7 +97,7 @@ class Account:
         self.unknown = [n for (n,) in journal.lines("unknown")]
         self.doubled = sum(times - 1 for times in Counter(run.n for run in self.runs).values())
         self._faults = faults
-        self._prefetch = prefetch
+        self._allowance = allowance
 
     def __str__(self) -> str:
         return (
@@ -79,24 +120,9 @@ class Account:
 
     def _unexplained(self) -> list[int]:
         reasons = Counter(int(n) for n in self.unknown)
-        reasons.update(run.n for run in self._cut_off())
+        reasons.update(run.n for run in self._allowance.cut_off(self.runs, self._faults))
         times = Counter(run.n for run in self.runs)
         return sorted(n for n, handled in times.items() if handled - 1 > reasons[n])
-
-    def _cut_off(self) -> set[Run]:
-        """The runs whose settlement may not have reached the server."""
-        of_worker: dict[int, list[Run]] = defaultdict(list)
-        for run in sorted(self.runs, key=_ended):
-            of_worker[run.pid].append(run)
-        found: set[Run] = set()
-        for fault in self._faults:
-            for pid, runs in of_worker.items():
-                if fault.pid in (None, pid):
-                    # What it held is the last that it finished before, not settled yet, and the next that it finishes.
-                    first = bisect_left(runs, fault.begun, key=_ended) - self._prefetch
-                    last = bisect_right(runs, fault.ended, key=_ended) + self._prefetch
-                    found.update(runs[max(0, first) : last])
-        return found
 
 
 def _ended(run: Run) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -12,6 +13,8 @@ from busframe import Bus, Context, Message, Queue, Retry
 
 JOURNAL = Path(os.environ.get("BUSFRAME_TEST_JOURNAL", "journal"))
 WORK_S = float(os.environ.get("BUSFRAME_TEST_WORK_S", "0"))
+MORE_WORK_S = float(os.environ.get("BUSFRAME_TEST_MORE_WORK_S", "0"))
+CONCURRENCY = 10
 PREFETCH = 20
 
 
@@ -27,18 +30,25 @@ def write(line: str) -> None:
         journal.write(line + "\n")
 
 
+def held(n: int) -> str:
+    """While a file of this name is beside the journal, job *n* is not finished."""
+    return f"held-{n}"
+
+
 jobs = Queue("jobs", Job)
 flaky = Queue("flaky", Job)
 deadly = Queue("deadly", Job)
 bus = Bus(uses=[jobs, flaky, deadly])
 
 
-@bus.handle(jobs, concurrency=10, prefetch=PREFETCH)
+@bus.handle(jobs, concurrency=CONCURRENCY, prefetch=PREFETCH)
 async def work(job: Job, ctx: Context) -> None:
-    """Take a while, and write it down."""
+    """Take a while, and as long as it is held; then write it down."""
     begun = time.monotonic()
-    if WORK_S:
-        await asyncio.sleep(WORK_S)
+    if WORK_S or MORE_WORK_S:
+        await asyncio.sleep(WORK_S + random.uniform(0, MORE_WORK_S))
+    while JOURNAL.with_name(held(job.n)).exists():  # noqa: ASYNC110  # it is made and removed by another process
+        await asyncio.sleep(0.05)
     write(f"handled {job.n} {ctx.attempt} {os.getpid()} {begun} {time.monotonic()}")
 
 

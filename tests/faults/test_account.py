@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.account import Account, Fault
+from tests.faults.account import Account, Fault, Prefetch
 from tests.faults.workers import Journal
 
 PREFETCH = 2
@@ -14,7 +14,7 @@ def account(tmp_path: Path, *lines: str, faults: tuple[Fault, ...] = ()) -> Acco
     """The account of these lines."""
     path = tmp_path / "journal"
     path.write_text("".join(f"{line}\n" for line in lines))
-    return Account(Journal(path), list(faults), PREFETCH)
+    return Account(Journal(path), list(faults), Prefetch(PREFETCH))
 
 
 def published(*numbers: int) -> list[str]:

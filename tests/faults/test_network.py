@@ -15,7 +15,7 @@ import pytest
 
 from tests.brokers.rabbitmq import RabbitMQ
 from tests.brokers.toxiproxy import Stream, Toxiproxy
-from tests.faults.account import Account, Fault
+from tests.faults.account import Account, Fault, Prefetch
 from tests.faults.app import PREFETCH
 from tests.faults.workers import Processes, finish, processes, wait_until
 
@@ -99,7 +99,7 @@ def test_nothing_is_lost_on_a_bad_network(
         assert finish(scene.publishers) == 0
         confirmed = run.journal.counts("confirmed")
         wait_until(lambda: confirmed.keys() <= run.journal.counts("handled").keys(), "all are handled")
-        account = Account(run.journal, scene.faults, PREFETCH)
+        account = Account(run.journal, scene.faults, Prefetch(PREFETCH))
         log.info("%s", account)
         assert account.problems() == []
         assert account.doubled <= len(account.unknown) + len(scene.faults) * TEAM * PREFETCH

@@ -38,6 +38,7 @@ Partition = tuple[str, int]
 LEADER_S = 10.0
 LOOK_AGAIN_S = 0.02
 CLOSE_S = 1.0
+SERVE_S = 0.02
 
 _NO_OFFSET = -1
 
@@ -231,10 +232,11 @@ class Admin:
 
     async def committed(self, group: str) -> dict[Partition, int]:
         """What a group has committed, of all its partitions."""
-        asked = self.client.list_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group)], request_timeout=self._timeout_s
+        answer = await self._of_coordinator(
+            lambda client: client.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(group)], request_timeout=self._timeout_s
+            )
         )
-        (answer,) = (await self._all(asked)).values()
         if isinstance(answer, BaseException):
             raise translate(answer, f"the offsets of group {group!r}")
         return {(place.topic, place.partition): place.offset for place in answer.topic_partitions if place.offset >= 0}
@@ -244,10 +246,11 @@ class Admin:
         places = [TopicPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
         if not places:
             return True
-        asked = self.client.alter_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group, places)], request_timeout=self._timeout_s
+        answer = await self._of_coordinator(
+            lambda client: client.alter_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(group, places)], request_timeout=self._timeout_s
+            )
         )
-        (answer,) = (await self._all(asked)).values()
         failed: Any = None
         if isinstance(answer, BaseException):
             failed, error = answer, error_of(answer)
@@ -261,8 +264,9 @@ class Admin:
 
     async def members(self, group: str) -> int:
         """How many consumers a group has."""
-        asked = self.client.describe_consumer_groups([group], request_timeout=self._timeout_s)
-        (answer,) = (await self._all(asked)).values()
+        answer = await self._of_coordinator(
+            lambda client: client.describe_consumer_groups([group], request_timeout=self._timeout_s)
+        )
         if isinstance(answer, BaseException):
             error = error_of(answer)
             if error is not None and error.code() == KafkaError.GROUP_ID_NOT_FOUND:
@@ -281,6 +285,21 @@ class Admin:
                 error = error_of(answer)
                 if error is None or error.code() != KafkaError.OFFSET_OUT_OF_RANGE:
                     raise translate(answer, f"records of {place.topic!r} cannot be deleted")
+
+    async def _of_coordinator(self, ask: Callable[[AdminClient], Mapping[str, Future[Any]]]) -> Any:
+        """The answer of a group's coordinator, or why there is none.
+
+        By a client of its own: one from before the server's restart may wait for ever (librdkafka 2.16), or abort the
+        process at a late answer (its issue 4605).
+        """
+        other = Admin(self._make, self._timeout_s)
+        serving = asyncio.create_task(other.serve(lambda: SERVE_S), name="busframe kafka asks a coordinator")
+        try:
+            (answer,) = (await other._all(ask(other.client))).values()
+            return answer
+        finally:
+            serving.cancel()
+            await other.close()
 
     async def _all(self, asked: Mapping[T, Future[Any]]) -> dict[T, Any]:
         """The answer to each, or why there is none."""

@@ -231,7 +231,7 @@ class Member:
         try:
             if client is not None:
                 if self._held.commits:
-                    self._held.absorb(client)
+                    self._held.commit_last(client)
                 client.close()
         except:  # noqa: E722  # likewise
             log.debug("closing a consumer failed", exc_info=True)
@@ -301,7 +301,7 @@ class Member:
             return
         self._held.learn(client, [one for one in self._held.penned if one.committed is None])
         ready, commits = self._held.ready(beside=bool(self._buffer))
-        refused = self._held.commit(client, commits) if commits else frozenset[tuple[str, int]]()
+        refused = self._held.commit(client, commits) if commits else {}
         records = [record for one in ready if (one.topic, one.number) not in refused for record in one.hand_over()]
         self._held.penned = {one: None for one in self._held.penned if one.pen and not one.leaving}
         if not records:

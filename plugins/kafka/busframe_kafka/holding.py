@@ -8,19 +8,24 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from busframe.errors import TransportError
 from busframe_kafka.assignment import Partition, Record
-from busframe_kafka.client import KafkaError, KafkaException, TopicPartition
+from busframe_kafka.client import KafkaError, KafkaException, TopicPartition, error_of
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.1
 """How long a poll waits, and so how long whatever the loop asks may wait."""
 ASK_S = 5.0
+LEAVE_S = 2.0
+"""How long who leaves tries to commit what is finished."""
+AGAIN_S = 0.05
 BEGINNING = -2
+
+_SHARING = frozenset({KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION})
 
 
 class Holding:
@@ -98,15 +103,17 @@ class Holding:
             except KafkaException as error:  # revoked meanwhile: then they are delivered again
                 log.debug("offsets were not stored: %s", error)
 
-    def commit(self, client: Any, commits: dict[tuple[str, int], tuple[int, str]]) -> frozenset[tuple[str, int]]:
-        """Commit at once. Returns the partitions of which it was refused: their records are delivered again."""
+    def commit(
+        self, client: Any, commits: Mapping[tuple[str, int], tuple[int, str]]
+    ) -> dict[tuple[str, int], KafkaError | None]:
+        """Commit at once. Returns the partitions of which it was refused, and why: they are delivered again."""
         asked = [TopicPartition(topic, number, *commit) for (topic, number), commit in commits.items()]
         try:
             answers = client.commit(offsets=asked, asynchronous=False)
         except KafkaException as error:
             log.debug("a commit was refused: %s", error)
-            return frozenset(commits)
-        return frozenset((one.topic, one.partition) for one in answers or () if one.error is not None)
+            return dict.fromkeys(commits, error_of(error))
+        return {(one.topic, one.partition): one.error for one in answers or () if one.error is not None}
 
     def commit_now(self, client: Any) -> None:
         """On the thread: commit how far records are finished, and return when the server has it.
@@ -115,9 +122,22 @@ class Holding:
             TransportError: it has not.
         """
         self.absorb(client)
-        commits = {key: commit for key, one in self.partitions.items() if (commit := one.give_back()) is not None}
-        if commits and self.commit(client, commits):
+        if self._give_back(client, self.partitions.values()):
             raise TransportError("the server does not take the commit now")
+
+    def commit_last(self, client: Any) -> None:
+        """Commit before the member leaves: again, while the group goes on to a generation that is not heard of yet."""
+        self.absorb(client)
+        until = time.monotonic() + LEAVE_S
+        while True:
+            refused = self._give_back(client, self.partitions.values()).values()
+            if time.monotonic() > until or not any(error and error.code() in _SHARING for error in refused):
+                return
+            client.consume(1, AGAIN_S)  # which hears of it; nothing is handed out any more
+
+    def _give_back(self, client: Any, partitions: Iterable[Partition]) -> dict[tuple[str, int], KafkaError | None]:
+        given = {(one.topic, one.number): commit for one in partitions if (commit := one.give_back()) is not None}
+        return self.commit(client, given) if given else {}
 
     def on_commit(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> None:
         """The client's callback: the server has answered to a commit."""
@@ -181,13 +201,19 @@ class Holding:
             new = [Partition(one.topic, one.partition, self.generation) for one in assigned]
             self.learn(client, new)
             self.partitions.update({(one.topic, one.number): one for one in new})
-            if new and all(one.committed is not None for one in new):
+            if new:
                 # Said explicitly: where nothing is committed, nothing was handled, and it begins at the beginning.
-                client.incremental_assign([TopicPartition(one.topic, one.number, self._first(one)) for one in new])
-            self.paused = False  # the new ones are not
+                known = all(one.committed is not None for one in new)
+                places = [TopicPartition(one.topic, one.number, self._first(one)) for one in new]
+                self._assign(client, places if known else list(assigned))
             self._changed(len(self.partitions), True)
         except:  # noqa: E722  # nothing may leave a callback
             log.warning("an assignment failed", exc_info=True)
+
+    def _assign(self, client: Any, places: list[TopicPartition]) -> None:
+        client.incremental_assign(places)
+        # As the others are: whether one was paused when it was here before, the client does not forget.
+        (client.pause if self.paused else client.resume)(places)
 
     def _first(self, partition: Partition) -> int:
         known = partition.next
@@ -204,9 +230,7 @@ class Holding:
                 self.wake.clear()
             if self.commits:
                 self.absorb(client)
-                given = {(one.topic, one.number): commit for one in leaving if (commit := one.give_back()) is not None}
-                if given:
-                    self.commit(client, given)
+                self._give_back(client, leaving)
         except:  # noqa: E722  # nothing may leave a callback
             log.warning("giving partitions back failed", exc_info=True)
         self._forget(leaving)
@@ -251,7 +275,7 @@ class Holding:
             self.learn(client, [partition])
         position = self._first(partition)
         client.incremental_unassign([TopicPartition(topic, number)])
-        client.incremental_assign([TopicPartition(topic, number, low)])
+        self._assign(client, [TopicPartition(topic, number, low)])
         if position > high:  # the log was cut short: what comes now has offsets that were used before
             self._forget(self._leave([TopicPartition(topic, number)]))
             anew = self.partitions[topic, number] = Partition(topic, number, self.generation)

@@ -17,6 +17,7 @@ from busframe.model.destination import Queue, SourceAddress, Topic
 from busframe.model.entity import Entity
 from busframe.model.settlement import ACK, RELEASE
 from busframe.spi.transport import Receiver
+from busframe_kafka.consumer import BATCH
 from busframe_kafka.transport import Kafka
 from plugins.kafka.tests.support import DEADLINE_S, declare, eventually, make_prefix, message, opened, publish_all
 
@@ -198,3 +199,30 @@ async def test_a_killed_worker_has_committed_nothing_that_it_had_not_finished(ka
                 unfinished = [one for one in range(offset) if (number, one) not in finished]
                 assert not unfinished, f"partition {number}: {offset} is committed, {unfinished} are not finished"
         assert len(ended()) == total
+
+
+async def test_a_partition_that_was_paused_is_fetched_when_it_comes_back(kafka_url: str) -> None:
+    """Whoever has no room for more pauses what it has; that must not outlive the assignment, which may come again."""
+    total = 3 * BATCH
+    async with opened(kafka_url, partitions=2) as first, opened(kafka_url, prefix=first.names.prefix) as second:
+        await declare(first, EMAILS)
+        await publish_all(first, EMAILS, *(message(b"%d" % number) for number in range(total)))
+        async with _consuming(first) as receiver:
+            (member, _) = receiver._members  # type: ignore[attr-defined]
+
+            async def is_paused() -> bool:
+                return bool(member._held.paused)
+
+            async def has_one() -> bool:
+                return len(member._held.partitions) == 1
+
+            await eventually(is_paused, "nobody takes what is fetched, so nothing is fetched any more")
+            async with _consuming(second):
+                await eventually(has_one, "the other one has got a partition")
+                await eventually(is_paused, "paused again")
+            taken: set[str] = set()
+            async with asyncio.timeout(DEADLINE_S):
+                while len(taken) < total:
+                    deliveries = await receiver.receive(100)
+                    assert await receiver.settle([(each, ACK) for each in deliveries]) == [None] * len(deliveries)
+                    taken.update(each.message.id for each in deliveries)
