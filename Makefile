@@ -9,7 +9,7 @@ PACKAGES := busframe $(wildcard plugins/*/busframe_*)
 SOAKS := $(wildcard tests/conformance/test_soak.py plugins/*/tests/test_soak.py)
 READY := .venv/.ready
 # Most tests wait for a server most of the time; a class or a module of them shares one, and stays together.
-JOBS := 2
+JOBS := 3
 # The plugins' tests may need what the conformance kit needs, so everything is in one environment.
 INPUTS := requirements/dev.txt pyproject.toml $(PLUGINS:=/pyproject.toml)
 

@@ -18,6 +18,7 @@ from busframe_kafka.client import (
     ConfigResource,
     ConsumerGroupTopicPartitions,
     KafkaError,
+    KafkaException,
     NewTopic,
     OffsetSpec,
     ResourceType,
@@ -38,6 +39,9 @@ Partition = tuple[str, int]
 LEADER_S = 10.0
 LOOK_AGAIN_S = 0.02
 CLOSE_S = 1.0
+TRY_S = 0.5
+"""A thread that asks cannot be stopped; whoever ends waits so long for it."""
+
 SERVE_S = 0.02
 
 _NO_OFFSET = -1
@@ -129,12 +133,21 @@ class Admin:
                 await gone.wait()
 
     async def cluster(self) -> str:
-        """Ask for the cluster's id: it answers."""
-        asked = self.client.describe_cluster(request_timeout=self._timeout_s)
-        (answer,) = (await self._all({"": asked})).values()
-        if isinstance(answer, BaseException):
-            raise translate(answer, "the cluster")
-        return str(answer.cluster_id)
+        """Ask for the cluster's id: it answers.
+
+        By the metadata of all topics, and seldom: librdkafka (2.16) aborts the process when a server describes a
+        cluster without brokers, as one does that is just starting (``rd_kafka_admin_response_parse``).
+        """
+        client, loop = self.client, asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout_s
+        while True:
+            try:
+                return str((await asyncio.to_thread(client.list_topics, timeout=TRY_S)).cluster_id)
+            except KafkaException as error:
+                found = error_of(error)
+                if found is None or found.code() not in _NO_SERVER or loop.time() > deadline:
+                    raise translate(error, "the cluster") from error
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def topics(self, names: Iterable[str]) -> dict[str, FoundTopic]:
         """The topics of these that exist."""
@@ -310,6 +323,9 @@ class Admin:
         return dict(zip(asked, answers, strict=True))
 
 
+_NO_SERVER = frozenset(
+    {KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._PARTIAL, KafkaError._ALL_BROKERS_DOWN}
+)
 _NO_LEADER = UNKNOWN_TOPIC | {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 _OCCUPIED = frozenset(
     {
