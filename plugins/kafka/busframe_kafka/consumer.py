@@ -262,6 +262,7 @@ class Member:
             if self._held.paused:
                 self._held.resume(client)
             records = client.consume(1, POLL_S if not self._held.penned else 0.01)
+            room = min(room, self._held.least_room())  # looked up now: this first one may have come with an assignment
             if records and room > 1:
                 records += client.consume(room - 1, 0)
             self._fetched(client, records)
@@ -289,7 +290,7 @@ class Member:
                 partition.fetch(raw.offset(), raw)
                 penned[partition] = None
         if records:
-            full = [one for one in penned if one.gap > self._gap(one.topic) and not one.paused]
+            full = [one for one in penned if one.gap >= self._gap(one.topic) and not one.paused]
             self._held.pause(client, full)
             for partition in full:
                 partition.paused = True

@@ -81,6 +81,11 @@ class Holding:
 
     # ------------------------------------------------------------------------------------------------ offsets
 
+    def least_room(self) -> int:
+        """How many records may be fetched before one of the partitions is full: which it is of is not known before."""
+        reading = (one for one in self.partitions.values() if not one.paused)
+        return min((self._gap(one.topic) - one.gap for one in reading), default=1)
+
     def absorb(self, client: Any) -> None:
         """Store how far records are finished without a gap."""
         changed: dict[Partition, None] = {}

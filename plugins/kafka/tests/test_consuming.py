@@ -78,6 +78,27 @@ async def test_one_slow_message_does_not_hold_the_others_back(kafka_url: str) ->
             await eventually(is_committed, "all are committed")
 
 
+async def test_a_slow_message_lets_so_many_by_and_no_more(kafka_url: str) -> None:
+    """What a crash may bring back of a partition is ``ack_gap``, and not a batch more."""
+    total, gap = 200, 50
+    async with opened(kafka_url, partitions=1, ack_gap=gap) as transport:
+        await declare(transport, EMAILS)
+        await publish_all(transport, EMAILS, *(message(b"%d" % number) for number in range(total)))
+        async with _consuming(transport) as receiver:
+            (slow,) = await _take(receiver, 1)
+            others = await _take(receiver, gap - 1)
+            assert await receiver.settle([(each, ACK) for each in others]) == [None] * len(others)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(2.0):
+                    await receiver.receive(1)
+            assert await receiver.settle([(slow, ACK)]) == [None]
+            rest = len(others) + 1
+            while rest < total:
+                more = await _take(receiver, min(gap, total - rest))
+                assert await receiver.settle([(each, ACK) for each in more]) == [None] * len(more)
+                rest += len(more)
+
+
 async def test_what_is_released_comes_again_and_nothing_is_skipped(kafka_url: str) -> None:
     """From memory, in its order, marked as delivered again; its earlier receipt settles nothing any more."""
     async with opened(kafka_url, partitions=1) as transport:
