@@ -244,7 +244,7 @@ def activity(shop: Shop, user: str) -> Callable[[], Any]:
             else:
                 fresh = uuid4().hex[:6]
                 topic = Topic[str](f"orders-{fresh}")
-                await declare(transport, Queue(f"emails-{fresh}"), topic.subscription("billing"), longest_delay_s=60)
+                await declare(transport, topic.subscription("billing"))
                 longer = Entity(topic, options={"retention_s": 30 * 86400.0})
                 await transport.apply(await transport.plan([longer]))
 
@@ -350,6 +350,26 @@ async def begins(transport: Kafka, shop: Shop, topic: str) -> int:
     """How much of a topic was deleted."""
     places = await transport.admin.partitions_of(f"{shop.prefix}{topic}")
     return sum((await transport.admin.offsets(places, EARLIEST)).values())
+
+
+async def test_a_right_that_is_taken_from_a_worker_is_missed(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """It does not stand still in silence, and goes on when it has the right again."""
+    (groups,) = [
+        rule
+        for rule in shop.rules
+        if rule.principal == f"User:{shop.name}-{WORKER}" and rule.restype == ResourceType.GROUP
+    ]
+    handled: list[tuple[str, int]] = []
+
+    async def is_said() -> bool:
+        return "may not commit" in caplog.text
+
+    async with shop.bus(WEB, "assume", None) as web, shop.bus(WORKER, "assume", handled).worker() as running:
+        with shop.without(groups):
+            await web.publish(emails, "mail")
+            await eventually(is_said, "the worker says why it stands still")
+            assert handled == []
+        await until(handled, 1, running)
 
 
 async def test_who_may_write_nothing_is_told_so(shop: Shop) -> None:
