@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from busframe_kafka.client import (
     LATEST,
     UNKNOWN_TOPIC,
+    AclOperation,
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
@@ -55,11 +56,13 @@ class FoundTopic:
         topic_id: names this incarnation: a topic that is deleted and made again has another.
         partitions: how many.
         replication_factor: the least of its partitions.
+        may: what these credentials may do with it, where that was asked and the server says it.
     """
 
     topic_id: str
     partitions: int
     replication_factor: int
+    may: frozenset[AclOperation] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +152,19 @@ class Admin:
                     raise translate(error, "the cluster") from error
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def topics(self, names: Iterable[str]) -> dict[str, FoundTopic]:
-        """The topics of these that exist."""
+    async def topics(self, names: Iterable[str], *, rights: bool = False) -> dict[str, FoundTopic]:
+        """The topics of these that exist.
+
+        Args:
+            names: of topics.
+            rights: ask what these credentials may do with each as well.
+        """
         wanted = list(dict.fromkeys(names))
         if not wanted:
             return {}
-        asked = self.client.describe_topics(TopicCollection(wanted), request_timeout=self._timeout_s)
+        asked = self.client.describe_topics(
+            TopicCollection(wanted), include_authorized_operations=rights, request_timeout=self._timeout_s
+        )
         found: dict[str, FoundTopic] = {}
         for name, answer in (await self._all(asked)).items():
             if isinstance(answer, BaseException):
@@ -163,7 +173,8 @@ class Admin:
                     raise translate(answer, f"topic {name!r}")
             else:
                 copies = min((len(partition.replicas) for partition in answer.partitions), default=0)
-                found[name] = FoundTopic(str(answer.topic_id), len(answer.partitions), copies)
+                may = frozenset(answer.authorized_operations) if answer.authorized_operations else None
+                found[name] = FoundTopic(str(answer.topic_id), len(answer.partitions), copies, may)
         return found
 
     async def create(self, specs: Sequence[TopicSpec]) -> set[str]:

@@ -19,6 +19,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclOperation,
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
@@ -32,6 +33,7 @@ from busframe.errors import AccessDenied, ConfigurationError, ConnectionFailed, 
 from busframe_kafka.settings import Settings
 
 __all__ = [
+    "AclOperation",
     "AdminClient",
     "AlterConfigOpType",
     "ConfigEntry",

@@ -18,6 +18,7 @@ COMMIT_AGAIN_S = 0.1
 class EarlyReceiver(KafkaReceiver):
     """At most once: what ``receive`` returns is committed, and the server has confirmed it."""
 
+    _copies = False
     _ready: deque[Record]
     _committing: "asyncio.Task[None] | None" = None
 

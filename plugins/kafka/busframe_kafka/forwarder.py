@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
-from busframe.errors import BusframeError, DestinationNotFound, TransportError
+from busframe.errors import AccessDenied, BusframeError, DestinationNotFound, TransportError
 from busframe_kafka import ladder
 from busframe_kafka.assignment import Record as Waiting
 from busframe_kafka.client import consumer_config
@@ -49,6 +49,7 @@ class Forwarder(Listener):
         self._heap: list[tuple[float, Waiting, str]] = []
         self._arrived = asyncio.Event()
         self._failed: BusframeError | None = None
+        self._kept = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -165,6 +166,10 @@ class Forwarder(Listener):
             await self._transport.host.sleep(PURGE_S)
             try:
                 await self._transport.admin.delete_records(dict(member.committed))
+            except AccessDenied as error:
+                if not self._kept:
+                    log.warning("what was forwarded is not deleted, without the right to Delete: %s", error)
+                self._kept = True
             except TransportError as error:
                 log.debug("what was forwarded is deleted later: %s", error)
 

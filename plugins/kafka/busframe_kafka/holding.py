@@ -13,7 +13,7 @@ from typing import Any
 
 from busframe.errors import TransportError
 from busframe_kafka.assignment import Partition, Record
-from busframe_kafka.client import KafkaError, KafkaException, TopicPartition, error_of
+from busframe_kafka.client import DENIED, KafkaError, KafkaException, TopicPartition, error_of
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class Holding:
         self.paused = False
         self.hurried = False
         self.commits = True
+        self._denied = False
 
     # ------------------------------------------------------------------------------------------------ offsets
 
@@ -117,8 +118,18 @@ class Holding:
             answers = client.commit(offsets=asked, asynchronous=False)
         except KafkaException as error:
             log.debug("a commit was refused: %s", error)
+            self._look_at(error_of(error))
             return dict.fromkeys(commits, error_of(error))
+        for one in answers or ():
+            self._look_at(one.error)
         return {(one.topic, one.partition): one.error for one in answers or () if one.error is not None}
+
+    def _look_at(self, error: KafkaError | None) -> None:
+        if error is None:
+            self._denied = False
+        elif error.code() in DENIED and not self._denied:
+            self._denied = True  # it stands still, as a member, until it may again or the group goes on without it
+            log.warning("these credentials may not commit any more, and nothing is handed out: %s", error)
 
     def commit_now(self, client: Any) -> None:
         """On the thread: commit how far records are finished, and return when the server has it.
@@ -147,7 +158,9 @@ class Holding:
     def on_commit(self, error: KafkaError | None, offsets: Sequence[TopicPartition]) -> None:
         """The client's callback: the server has answered to a commit."""
         try:
+            self._look_at(error)
             for one in offsets:
+                self._look_at(one.error)
                 if one.error is None and one.offset >= 0 and (one.topic, one.partition) in self.partitions:
                     self.committed[one.topic, one.partition] = one.offset
         except:  # noqa: E722  # nothing may leave a callback
@@ -172,6 +185,7 @@ class Holding:
             answers = client.committed([TopicPartition(one.topic, one.number) for one in partitions], timeout=ASK_S)
         except KafkaException as error:
             log.debug("what is committed is not known yet: %s", error)
+            self._look_at(error_of(error))
             return
         for partition, answer in zip(partitions, answers, strict=True):
             if answer.error is None:

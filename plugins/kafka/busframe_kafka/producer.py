@@ -15,7 +15,9 @@ with the queue.
 import asyncio
 import logging
 import os
+import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -30,7 +32,15 @@ from busframe.errors import (
     PublishOutcomeUnknown,
 )
 from busframe.spi.deadlines import Deadlines
-from busframe_kafka.client import DENIED, UNKNOWN_TOPIC, KafkaError, KafkaException, Producer, error_of
+from busframe_kafka.client import (
+    DENIED,
+    UNKNOWN_TOPIC,
+    KafkaError,
+    KafkaException,
+    Producer,
+    error_of,
+    translate,
+)
 from busframe_kafka.mapping import WireHeaders, wire_bytes
 
 log = logging.getLogger(__name__)
@@ -42,6 +52,8 @@ FEW = 16
 TICK_S = 0.0007
 POLL_S = 0.2
 FLUSH_TIMEOUT_S = 5.0
+PURGED_S = 1.0
+"""How long to wait, after the servers refused the producer, for the reports that its records were not sent."""
 
 _FATAL = frozenset({KafkaError._FATAL, KafkaError._FENCED, KafkaError._STATE})
 
@@ -141,6 +153,7 @@ class Handle:
         self.reports: deque[tuple[Record, Any]] = deque()
         self.under_way: set[Record] = set()
         self.woken = False
+        self.denied: KafkaError | None = None
         self.broken: object = None
         self._loop = loop
         self._on_reports = on_reports
@@ -173,16 +186,21 @@ class Handle:
         self.woken = True  # the callbacks run here: they need not wake anybody
         self._poll(0)
         self._on_reports()
-        if len(self.under_way) > FEW and self.broken is None:
+        if len(self.under_way) > FEW and self.broken is None and self.denied is None:
             self._timer = self._loop.call_later(TICK_S, self._tick)
         else:
             self.by_loop = False
             self._turn.set()
 
     def _run(self) -> None:
-        while not self._ended and self.broken is None:
+        while not self._ended and self.broken is None and self.denied is None:
             if self._turn.wait(POLL_S):
                 self._poll(POLL_S)
+        if self.denied is not None:
+            until = time.monotonic() + PURGED_S
+            while self.under_way and time.monotonic() < until and not self._ended:
+                self._poll(TICK_S)
+            self.broken = self.denied
         if self.broken is not None:
             self.wake()
 
@@ -190,7 +208,11 @@ class Handle:
         try:
             self.client.poll(timeout_s)
         except:  # noqa: E722 - a KafkaError that left a callback is no BaseException
-            self.broken = KafkaError(KafkaError._FATAL, "the client's poll failed")
+            error = error_of(sys.exc_info()[1])
+            if error is not None and error.code() in DENIED:
+                self.denied = error  # the client goes on to report what it has not sent
+            else:
+                self.broken = KafkaError(KafkaError._FATAL, "the client's poll failed")
 
     def end(self) -> None:
         """Poll no more, and wake nobody."""
@@ -355,6 +377,8 @@ class PipelinedProducer:
             found = error_of(error)
             if found is not None and found.code() in _FATAL:
                 self._waiting.appendleft(record)  # it was refused, so it was surely not sent
+                if handle.denied is not None and handle.broken is None:
+                    return False  # until it is known what became of the others
                 self._rebuild(handle, found)
                 return True
             record.finish(error)
@@ -383,6 +407,8 @@ class PipelinedProducer:
                 self._bytes -= record.size
                 if error is not None and error.code() in _FATAL:
                     fatal = error
+                if error is not None and error.code() == KafkaError._PURGE_QUEUE and handle.denied is not None:
+                    error = handle.denied  # that is why
                 record.finish(error)
                 if error is not None and error.code() in UNKNOWN_TOPIC:
                     self.on_missing(record.topic)
@@ -408,7 +434,7 @@ class PipelinedProducer:
     def _rebuild(self, handle: Handle, error: object) -> None:
         if handle is not self._handle:
             return
-        log.error("the producer failed for good and is made anew", extra={"error": str(error)})
+        log.error("the producer failed for good and is made anew: %s", error)
         self._handle = None
         self.rebuilt += 1
         self._abandon(handle, f"the producer failed ({error})")
@@ -446,6 +472,10 @@ def outcome_of(error: object, record: Record) -> Exception:
         failed = DestinationNotFound(record.address, message_id=record.message_id)
     elif code in _TOO_LARGE:
         failed = MessageTooLarge(record.size, record.size - 1, message_id=record.message_id)
+    elif found is not None and code in DENIED:
+        why = NO_WRITE if code == KafkaError.CLUSTER_AUTHORIZATION_FAILED else ""
+        error = translate(KafkaException(found), f"{record.topic!r} cannot be written{why}")
+        failed = PublishFailed(str(error), message_id=record.message_id, transient=False)
     elif found is not None and code in _NOT_STORED:
         failed = PublishFailed(found.str(), message_id=record.message_id, transient=False)
     elif found is None and record.sent is None:
@@ -458,13 +488,16 @@ def outcome_of(error: object, record: Record) -> Exception:
 
 
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
-_NOT_STORED = DENIED | {
-    KafkaError.INVALID_RECORD,
-    KafkaError.INVALID_TIMESTAMP,
-    KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
-    KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
-    KafkaError.TOPIC_EXCEPTION,
-    KafkaError.POLICY_VIOLATION,
-    KafkaError._INVALID_ARG,
-    KafkaError._PURGE_QUEUE,
-}
+NO_WRITE = ", as these credentials have the right to write to no topic at all"
+_NOT_STORED = frozenset(
+    {
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+        KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError._INVALID_ARG,
+        KafkaError._PURGE_QUEUE,
+    }
+)

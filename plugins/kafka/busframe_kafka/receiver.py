@@ -24,7 +24,7 @@ from busframe.model.settlement import Ack, DeadLetter, Nack, Release, Settlement
 from busframe.spi.copy import copy_then_ack
 from busframe.spi.transport import Receiver
 from busframe_kafka.assignment import Record
-from busframe_kafka.client import consumer_config
+from busframe_kafka.client import AclOperation, consumer_config
 from busframe_kafka.consumer import Member
 from busframe_kafka.holding import BEGINNING
 from busframe_kafka.listener import Listener
@@ -54,6 +54,9 @@ class KafkaReceiver(Receiver, Listener):
     would bring everything again that comes after it.
     """
 
+    _copies = True
+    """It writes copies, to retry what failed or to give it up."""
+
     def __init__(self, transport: "Kafka", entity: Entity) -> None:
         address: Any = entity.address
         self._transport = transport
@@ -73,6 +76,7 @@ class KafkaReceiver(Receiver, Listener):
         self._looking: asyncio.Task[None] | None = None
         self._failed: BusframeError | None = None
         self._dropped = 0
+        self._kept = False
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -316,9 +320,16 @@ class KafkaReceiver(Receiver, Listener):
 
     async def _look_up(self) -> Callable[[int], int]:
         """See that the source exists. Returns where each partition begins of which nothing is committed."""
-        found = (await self._transport.admin.topics([self._topic])).get(self._topic)
+        needs = self._needs()
+        topics = await self._transport.admin.topics(needs, rights=True)
+        found = topics.get(self._topic)
         if found is None:
             raise DestinationNotFound(self._address)
+        for name, topic in topics.items():
+            # Else the first message that fails would show it, and hold up its partition.
+            if topic.may is not None and (lacks := needs[name] - topic.may):
+                rights = " and ".join(sorted(right.name.capitalize() for right in lacks))
+                raise AccessDenied(f"{self._address}: these credentials have not the right to {rights} on {name!r}")
         self._topic_id = found.topic_id
         entries = await self._transport.registry.catch_up()
         declared = entries.declared(self._group, found.topic_id)
@@ -329,6 +340,15 @@ class KafkaReceiver(Receiver, Listener):
             raise DestinationNotFound(self._address)
         self.where = entries.where(self._group)
         return lambda number: declared.positions.get(number, 0) if declared is not None else BEGINNING
+
+    def _needs(self) -> dict[str, frozenset[AclOperation]]:
+        """The rights on each topic."""
+        read, write = frozenset({AclOperation.READ}), frozenset({AclOperation.WRITE})
+        if self._retry is None:
+            return {self._topic: read | write}  # what is handled is removed by a record
+        if not self._copies:
+            return {self._topic: read, self._retry: read}
+        return {self._topic: read, self._retry: read | write, self._transport.names.dead(self._source): write}
 
     async def _look_again(self) -> None:
         try:
@@ -363,6 +383,10 @@ class KafkaReceiver(Receiver, Listener):
         if isinstance(self._source, DeadLetters) or not committed:
             return
         entries = await self._transport.registry.catch_up()
-        await self._transport.admin.delete_records(
-            {place: offset for place, offset in committed.items() if place[0] in mine and entries.is_made(place[0])}
-        )
+        handled = {place: at for place, at in committed.items() if place[0] in mine and entries.is_made(place[0])}
+        try:
+            await self._transport.admin.delete_records(handled)
+        except AccessDenied as error:
+            if not self._kept:
+                log.warning("%s: what is handled is not deleted, without the right to Delete: %s", self._address, error)
+            self._kept = True

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import uuid4
 
-from busframe.errors import TransportError
+from busframe.errors import AccessDenied, TransportError
 from busframe_kafka.admin import Admin
 from busframe_kafka.client import LATEST, Consumer
 from busframe_kafka.producer import PipelinedProducer, Record
@@ -194,7 +194,8 @@ class Registry:
         made = [Record(self.topic, key.encode(), value, []) for key, value in records]
         for outcome in await self._producer.write(made, TIMEOUT_S):
             if outcome is not None:
-                raise TransportError(f"the registry {self.topic!r} cannot be written: {outcome}") from outcome
+                failed = AccessDenied if isinstance(outcome.__cause__, AccessDenied) else TransportError
+                raise failed(f"the registry {self.topic!r} cannot be written: {outcome}") from outcome
 
 
 def _text_of(declared: Declared) -> bytes:

@@ -139,6 +139,8 @@ def options_of(entity: Entity | None, settings: Settings) -> Said:
         is_number = isinstance(value, (int, float) if name == "retention_s" else int) and not isinstance(value, bool)
         if not (is_number and value > 0) and not (value is None and name != "partitions"):  # type: ignore[operator]
             problems.append(f"{name} is {value!r} and must be a number above 0")
+    if entity is not None and isinstance(entity.address, Queue) and "retention_s" in options:
+        problems.append("retention_s is of topics: a queue keeps its messages until they are handled")
     if problems and entity is not None:
         raise ConfigurationError([f"{entity.address}: {problem}" for problem in problems])
     said: dict[str, object] = {
