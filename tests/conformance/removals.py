@@ -107,8 +107,8 @@ REMOVALS = (
     Removal(
         "a publish that failed is an error",
         "busframe/handling/outlet.py",
-        "            raise _named(outcome, outgoing)\n\n    async def _through_middleware",
-        "            pass\n\n    async def _through_middleware",
+        "            raise _named(outcome, outgoing)\n        return outgoing.message",
+        "            pass\n        return outgoing.message",
         "U1",
         "after a publish that failed",
     ),

@@ -101,8 +101,12 @@ async def first_in_first_out(world: World) -> None:
             await world.harness.disconnect()
         await _settled_many(world, keys, sent)
     keys.check(sent)
-    if keys.begun["one"] != [message.id for message in sent]:
-        raise Violation("messages of one key began in another order than they were published in")
+    place = {message.id: number for number, message in enumerate(sent)}
+    begun = [place[id] for id in keys.begun["one"]]
+    if begun != list(range(FIFO)):
+        wrong = next((at for at, number in enumerate(begun) if number != at), len(begun))
+        near = ", ".join(map(str, begun[max(0, wrong - 3) : wrong + 5]))
+        raise Violation(f"messages of one key began in another order than they were published in: …, {near}, …")
 
 
 @check(

@@ -19,7 +19,6 @@ from busframe_kafka.client import (
     ConfigResource,
     ConsumerGroupTopicPartitions,
     KafkaError,
-    KafkaException,
     NewTopic,
     OffsetSpec,
     ResourceType,
@@ -40,9 +39,6 @@ Partition = tuple[str, int]
 LEADER_S = 10.0
 LOOK_AGAIN_S = 0.02
 CLOSE_S = 1.0
-TRY_S = 0.5
-"""A thread that asks cannot be stopped; whoever ends waits so long for it."""
-
 SERVE_S = 0.02
 
 _NO_OFFSET = -1
@@ -135,22 +131,18 @@ class Admin:
             async with asyncio.timeout(CLOSE_S):
                 await gone.wait()
 
-    async def cluster(self) -> str:
-        """Ask for the cluster's id: it answers.
+    async def answer(self, topic: str) -> None:
+        """See that a server answers, by asking for a topic, whether it is there or not.
 
-        By the metadata of all topics, and seldom: librdkafka (2.16) aborts the process when a server describes a
-        cluster without brokers, as one does that is just starting (``rd_kafka_admin_response_parse``).
+        Not for the cluster: librdkafka (2.16) aborts the process when a server describes a cluster without brokers, as
+        one does that is just starting (``rd_kafka_admin_response_parse``; an answer about a topic is never so empty).
         """
-        client, loop = self.client, asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout_s
-        while True:
-            try:
-                return str((await asyncio.to_thread(client.list_topics, timeout=TRY_S)).cluster_id)
-            except KafkaException as error:
-                found = error_of(error)
-                if found is None or found.code() not in _NO_SERVER or loop.time() > deadline:
-                    raise translate(error, "the cluster") from error
-            await asyncio.sleep(LOOK_AGAIN_S)
+        asked = self.client.describe_topics(TopicCollection([topic]), request_timeout=self._timeout_s)
+        (answer,) = (await self._all(asked)).values()
+        if isinstance(answer, BaseException):
+            error = error_of(answer)
+            if error is None or error.code() not in _OF_A_TOPIC:
+                raise translate(answer, "a server")
 
     async def topics(self, names: Iterable[str], *, rights: bool = False) -> dict[str, FoundTopic]:
         """The topics of these that exist.
@@ -334,9 +326,7 @@ class Admin:
         return dict(zip(asked, answers, strict=True))
 
 
-_NO_SERVER = frozenset(
-    {KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._PARTIAL, KafkaError._ALL_BROKERS_DOWN}
-)
+_OF_A_TOPIC = UNKNOWN_TOPIC | {KafkaError.TOPIC_AUTHORIZATION_FAILED}
 _NO_LEADER = UNKNOWN_TOPIC | {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 _OCCUPIED = frozenset(
     {
@@ -349,16 +339,18 @@ _OCCUPIED = frozenset(
 )
 
 
-async def first_answer(admin: Admin, unreachable: asyncio.Event) -> str | None:
-    """Ask for the cluster's id, and wait no longer when the client says meanwhile that it cannot be reached.
+async def first_answer(admin: Admin, topic: str, unreachable: asyncio.Event) -> bool:
+    """Ask whether a server answers, and wait no longer when the client says meanwhile that none can be reached.
 
     Returns:
-        The id; None: *unreachable* was set first.
+        Whether it does; False: *unreachable* was set first.
     """
-    asking, giving_up = asyncio.ensure_future(admin.cluster()), asyncio.ensure_future(unreachable.wait())
+    asking, giving_up = asyncio.ensure_future(admin.answer(topic)), asyncio.ensure_future(unreachable.wait())
     try:
         await asyncio.wait([asking, giving_up], return_when=asyncio.FIRST_COMPLETED)
-        return asking.result() if asking.done() else None
+        if asking.done():
+            asking.result()
+        return asking.done()
     finally:
         asking.cancel()
         giving_up.cancel()

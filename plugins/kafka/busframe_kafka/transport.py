@@ -137,7 +137,7 @@ class Kafka(Transport):
         )
         try:
             async with asyncio.timeout(self.settings.connect_timeout_s):
-                if await first_answer(self.admin, self._unreachable) is None:
+                if not await first_answer(self.admin, self.names.registry, self._unreachable):
                     raise self._error
         except TimeoutError as error:
             failed = self._error if self._unreachable.is_set() else ConnectionFailed("no server answered in time")
@@ -272,7 +272,7 @@ class Kafka(Transport):
         while True:
             try:
                 async with asyncio.timeout(self.settings.connect_timeout_s):
-                    await self.admin.cluster()
+                    await self.admin.answer(self.names.registry)
             except (TransportError, TimeoutError):
                 await asyncio.sleep(self.settings.reconnect_min_s)
                 continue
