@@ -102,7 +102,7 @@ async def first_in_first_out(world: World) -> None:
         await _settled_many(world, keys, sent)
     keys.check(sent)
     place = {message.id: number for number, message in enumerate(sent)}
-    begun = [place[id] for id in keys.begun["one"]]
+    begun = [place[id] for id in dict.fromkeys(keys.begun["one"])]  # after a reconnect some may come again, behind
     if begun != list(range(FIFO)):
         wrong = next((at for at, number in enumerate(begun) if number != at), len(begun))
         near = ", ".join(map(str, begun[max(0, wrong - 3) : wrong + 5]))
