@@ -88,8 +88,9 @@ class LettersReceiver(KafkaReceiver):
     def _delivery(self, record: Record) -> Delivery:
         raw: Any = record.raw
         place = record.partition
-        position = position_of(place.topic, place.number, record.offset)
-        message, carried = decode_letter(raw.value(), raw.headers(), position, raw.timestamp()[1])
+        _, time_ms = raw.timestamp()
+        position = position_of(place.topic, place.number, record.offset, time_ms)
+        message, carried = decode_letter(raw.value(), raw.headers(), position, time_ms)
         return Delivery(message, record, position, record.deliveries, place.generation, carried)
 
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:

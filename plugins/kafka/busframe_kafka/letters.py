@@ -113,7 +113,7 @@ def _order(position: str) -> tuple[int, int]:
 
 def _stored(position: str, raw: Any) -> Stored:
     _, time_ms = raw.timestamp()
-    place = position_of(raw.topic(), raw.partition(), raw.offset())
+    place = position_of(raw.topic(), raw.partition(), raw.offset(), time_ms)
     message, carried = decode(raw.value(), None, raw.headers(), place, time_ms)
     at = wire.from_timestamp(time_ms / 1000) if time_ms and time_ms > 0 else None
     return Stored(position, replace(message, dead=read_dead_letter(carried)), at)

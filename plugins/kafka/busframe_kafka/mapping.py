@@ -78,9 +78,12 @@ def wire_bytes(headers: WireHeaders, key: bytes | None, body: bytes) -> int:
 # ---------------------------------------------------------------------------------------------- from the wire
 
 
-def position_of(topic: str, partition: int, offset: int) -> str:
-    """Names a stored message: the same at every redelivery."""
-    return f"{topic}/{partition}/{offset}"
+def position_of(topic: str, partition: int, offset: int, time_ms: int | None) -> str:
+    """Names a stored message: the same at every redelivery.
+
+    With the time at which it was stored: in a topic that was deleted and made anew, another one has its offset.
+    """
+    return f"{time_ms}/{topic}/{partition}/{offset}"
 
 
 def decode(

@@ -242,8 +242,9 @@ class KafkaReceiver(Receiver, Listener):
     def _delivery(self, record: Record) -> Delivery:
         raw: Any = record.raw
         partition = record.partition
-        position = position_of(partition.topic, partition.number, record.offset)
-        message, carried = decode(raw.value(), raw.key(), raw.headers(), position, raw.timestamp()[1])
+        _, time_ms = raw.timestamp()
+        position = position_of(partition.topic, partition.number, record.offset, time_ms)
+        message, carried = decode(raw.value(), raw.key(), raw.headers(), position, time_ms)
         return Delivery(message, record, position, record.deliveries, partition.generation, carried)
 
     async def _look_at_filter(self, deliveries: Sequence[Delivery]) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 from busframe.model.message import Message
-from busframe_kafka.mapping import decode, decode_letter, encode, read_waiting, waiting, wire_bytes, without_waiting
+from busframe_kafka.mapping import (
+    decode,
+    decode_letter,
+    encode,
+    position_of,
+    read_waiting,
+    waiting,
+    wire_bytes,
+    without_waiting,
+)
 
 FULL = Message(
     b"\x00\xff", "id-1", "order.created", "application/json", {"a": "ä", "Empty": ""}, "key-1", "c-1", "answers",
@@ -75,6 +84,13 @@ def test_nonsense_in_a_field_is_not_said(ttl: bytes) -> None:
     """Foreign nonsense holds nothing up."""
     message, _ = decode(b"", None, [("bf-ttl", ttl), ("bf-published-at", b"x")], "t/0/1", 10**18)
     assert (message.ttl_s, message.published_at) == (None, None)
+
+
+def test_a_topic_that_was_made_anew_has_other_positions() -> None:
+    """By them a worker knows what it has handled: another message at the same offset is not that one."""
+    assert position_of("t", 0, 1, 5) == position_of("t", 0, 1, 5)
+    assert position_of("t", 0, 1, 5) != position_of("t", 0, 1, 6)
+    assert len({position_of("t", 0, 1, 5), position_of("u", 0, 1, 5), position_of("t", 1, 1, 5)}) == 3
 
 
 def test_what_waits_knows_where_to_and_shows_it_nobody() -> None:
