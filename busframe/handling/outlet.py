@@ -38,6 +38,7 @@ PublishMiddleware: TypeAlias = Callable[
 WINDOW_MESSAGES = 1000
 WINDOW_BYTES = 16 * 1024 * 1024
 
+_PUBLISHED_TO = (Queue, Topic)  # a union would be made anew for each message
 _BUILTIN = (bytes, bytearray, memoryview, str, dict, list, tuple, int, float, bool, type(None))
 
 
@@ -78,7 +79,7 @@ class Outlet:
             MessageTooLarge: it is over the limit.
             Unsupported: the transport cannot delay so long.
         """
-        if not isinstance(to, Queue | Topic):
+        if not isinstance(to, _PUBLISHED_TO):
             raise EncodeFailed(f"{to!r} is not a queue or a topic: messages are published to those")
         message_id = urandom(16).hex() if id is None else id
         now = self._clock()

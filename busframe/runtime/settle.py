@@ -14,6 +14,8 @@ from busframe.runtime.backoff import Backoff, is_cancelled
 from busframe.runtime.flight import Flight
 from busframe.spi.transport import Host, Receiver
 
+_COPIES = (Nack, DeadLetter)  # a union would be made anew for each message
+
 logger = logging.getLogger("busframe.worker")
 
 
@@ -72,7 +74,7 @@ class Settler:
             finished, self._finished = self._finished, []
             quick: dict[Receiver, list[Flight]] = {}
             for flight in finished:
-                if isinstance(flight.settlement, Nack | DeadLetter):
+                if isinstance(flight.settlement, _COPIES):
                     self._aside(self._settle(flight.receiver, (flight,)))
                 else:
                     same = quick.get(flight.receiver)

@@ -23,6 +23,8 @@ from tests.brokers.nats import BROKER
 MESSAGES = 20_000
 ROUNDS = 5
 IN_FLIGHT = 500
+HANDLERS = 50
+"""At once, where there can be several: FastStream and the bare callback have one."""
 
 WORK_QUEUE = api.RetentionPolicy.WORK_QUEUE
 
@@ -195,7 +197,7 @@ def consumers(url: str) -> list[Contender]:
     async def ours(messages: int) -> float:
         queue, bus, done = _queue(), Bus(url), Done(messages)
 
-        @bus.handle(queue, concurrency=IN_FLIGHT // 2, prefetch=IN_FLIGHT)
+        @bus.handle(queue, concurrency=HANDLERS, prefetch=IN_FLIGHT)
         async def handle(order: Order, ctx: Context) -> None:
             done.one()
 
@@ -214,7 +216,7 @@ def consumers(url: str) -> list[Contender]:
     ]
 
 
-PUBLISH_BARS = (Bar("busframe, publish", "FastStream", 2.5), Bar("busframe, publish_many", "FastStream", 2.5))
+PUBLISH_BARS = (Bar("busframe, publish", "FastStream", 2.3), Bar("busframe, publish_many", "FastStream", 2.5))
 CONSUME_BARS = (Bar("busframe", "FastStream, push", 3.5),)
 
 

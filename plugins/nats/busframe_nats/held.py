@@ -66,7 +66,10 @@ class Held:
 
     def owns(self, receipt: Receipt) -> bool:
         """Whether the server surely waits for us to settle it."""
-        return self._held.get(receipt.seq) is receipt and not self._is_late(receipt)
+        if self._held.get(receipt.seq) is not receipt:
+            return False
+        since = self._now() - self.ack_wait_s
+        return since <= receipt.at or since <= self._renewed_at
 
     def drop(self, receipt: Receipt) -> None:
         """It is settled in another way."""
@@ -81,10 +84,12 @@ class Held:
         if receipt.settled:
             return SettlementLost("it is settled already")
         if isinstance(settlement, Ack):
+            reply = receipt.reply
             self.drop(receipt)
-            commands.append(command(receipt.reply, ACK))
-            self.unproven.append(receipt.reply)
-            self._recorded.pop(receipt.seq, None)
+            commands.append(b"PUB " + reply + _ACKED)  # in a third of the time of command()
+            self.unproven.append(reply)
+            if self._recorded:
+                self._recorded.pop(receipt.seq, None)
             return None
         late = not self.owns(receipt)
         self.drop(receipt)
@@ -118,17 +123,13 @@ class Held:
 
         Those that are not late are let go as well: the core forgets all of a generation that have not started.
         """
-        lost = any(map(self._is_late, self._held.values()))
+        lost = not all(map(self.owns, self._held.values()))
         self._renewed_at = self._now()
         if lost:
             self._held.clear()
             self.generation += 1
             return None
         return [command(receipt.reply, PROGRESS) for receipt in self._held.values()]
-
-    def _is_late(self, receipt: Receipt) -> bool:
-        since = self._now() - self.ack_wait_s
-        return since > receipt.at and since > self._renewed_at
 
     # ------------------------------------------------------------------------------------------ failures
 
@@ -146,6 +147,9 @@ class Held:
 def command(reply: bytes, what: bytes) -> bytes:
     """What the server is told of one message."""
     return b"PUB %b %d\r\n%b\r\n" % (reply, len(what), what)
+
+
+_ACKED = command(b"", ACK)[4:]
 
 
 def _nak(delay_s: float) -> bytes:

@@ -248,9 +248,9 @@ def read_reply(reply: bytes) -> tuple[int, int, str]:
     possibly with domain and account before the stream, and something random behind (ADR-15). The position has the time
     at which the message was stored: in a stream that was deleted and made anew, another one has its place.
     """
-    parts = reply.split(b".")
+    parts = reply.decode("utf-8", "replace").split(".")
     at = 4 if len(parts) < 11 else 6
     try:
-        return int(parts[at]), int(parts[at + 1]), f"{parts[at + 1].decode()}.{parts[at + 3].decode()}"
+        return int(parts[at]), int(parts[at + 1]), f"{parts[at + 1]}.{parts[at + 3]}"
     except (ValueError, IndexError):
         return 1, 0, ""

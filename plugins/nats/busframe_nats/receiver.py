@@ -127,22 +127,16 @@ class NatsReceiver(Receiver):
     async def settle(self, settled: Sequence[tuple[Delivery, Settlement]]) -> Sequence[Exception | None]:
         """See ``Receiver.settle``. A late acknowledgement counts; whatever else is late is lost."""
         outcomes: list[Exception | None] = [None] * len(settled)
-        copies: list[int] = []
-        quick: list[int] = []
-        for index, (_, settlement) in enumerate(settled):
-            if isinstance(settlement, DeadLetter):
-                copies.append(index)
-            else:
-                quick.append(index)
-        if quick:
+        copies = [index for index, (_, settlement) in enumerate(settled) if isinstance(settlement, DeadLetter)]
+        if len(copies) < len(settled):
             connection = await self._link.wait_up()
             if self._closed:
                 raise ClosedError(f"the receiver of {self._address} is closed")
             commands: list[bytes] = []
-            for index in quick:
-                delivery, settlement = settled[index]
-                receipt = cast("Receipt", delivery.receipt)
-                outcomes[index] = self._held.settle(receipt, settlement, commands)  # type: ignore[arg-type]
+            settle = self._held.settle
+            for index, (delivery, settlement) in enumerate(settled):
+                if not isinstance(settlement, DeadLetter):
+                    outcomes[index] = settle(delivery.receipt, settlement, commands)  # type: ignore[arg-type]
             if commands:
                 connection.write(*commands)  # nothing was awaited since: it is the open one
                 self._prove(connection)
