@@ -15,6 +15,7 @@ from confluent_kafka.cimpl import NewTopic
 from busframe import Bus, Context, Queue
 from tests.benchmarks.compare import Bar, Contender, compare
 from tests.benchmarks.payload import BODY, ORDER, Order
+from tests.benchmarks.work import Done, lanes
 from tests.brokers.find import running
 from tests.brokers.kafka import BROKER, Kafka
 
@@ -29,18 +30,6 @@ HEADERS: list[tuple[str, str | bytes | None]] = [
     ("bf-content-type", b"application/json"),
     ("a", b"1"),
 ]
-
-
-async def _lanes(messages: int, publish: Callable[[], Awaitable[object]]) -> float:
-    left = iter(range(messages))
-
-    async def lane() -> None:
-        for _ in left:
-            await publish()
-
-    started = time.perf_counter()
-    await asyncio.gather(*(lane() for _ in range(IN_FLIGHT)))
-    return time.perf_counter() - started
 
 
 async def _topic(server: Kafka) -> str:
@@ -59,20 +48,6 @@ def _fill(server: Kafka, topic: str, messages: int) -> None:
     for _ in range(messages):
         producer.produce(topic, BODY, headers=HEADERS)
     producer.flush()
-
-
-class Done:
-    """Counts what is handled, and is set when it is all."""
-
-    def __init__(self, messages: int) -> None:
-        self._left = messages
-        self.all = asyncio.Event()
-
-    def one(self) -> None:
-        """One more."""
-        self._left -= 1
-        if not self._left:
-            self.all.set()
 
 
 def publishers(server: Kafka) -> list[Contender]:
@@ -103,7 +78,7 @@ def publishers(server: Kafka) -> list[Contender]:
         topic = await _topic(server)
         broker = KafkaBroker(server.bootstrap, logger=None, acks="all")
         async with broker:
-            return await _lanes(messages, lambda: broker.publish(ORDER, topic))
+            return await lanes(messages, lambda: broker.publish(ORDER, topic), at_once=IN_FLIGHT)
 
     async def aiokafka(messages: int) -> float:
         from faststream.kafka import KafkaBroker
@@ -111,13 +86,13 @@ def publishers(server: Kafka) -> list[Contender]:
         topic = await _topic(server)
         broker = KafkaBroker(server.bootstrap, logger=None, acks="all", enable_idempotence=True)
         async with broker:
-            return await _lanes(messages, lambda: broker.publish(ORDER, topic))
+            return await lanes(messages, lambda: broker.publish(ORDER, topic), at_once=IN_FLIGHT)
 
     async def ours(messages: int) -> float:
         queue = _queue()
         async with Bus(server.url, uses=[queue]) as bus:
             await bus.publish(queue, ORDER)
-            return await _lanes(messages, lambda: bus.publish(queue, ORDER))
+            return await lanes(messages, lambda: bus.publish(queue, ORDER), at_once=IN_FLIGHT)
 
     async def many(messages: int) -> float:
         queue = _queue()

@@ -17,6 +17,7 @@ from nats.js import api
 from busframe import Bus, Context, Queue
 from tests.benchmarks.compare import Bar, Contender, compare
 from tests.benchmarks.payload import BODY, ORDER, Order
+from tests.benchmarks.work import Done, lanes
 from tests.brokers.find import running
 from tests.brokers.nats import BROKER
 
@@ -68,7 +69,7 @@ class Raw:
     async def filled(self, messages: int) -> str:
         """Make a stream with so many messages."""
         name = await self.declare()
-        await _lanes(messages, lambda: self.publish(name))
+        await lanes(messages, lambda: self.publish(name), at_once=IN_FLIGHT)
         return name
 
 
@@ -84,39 +85,13 @@ async def _raw(url: str) -> AsyncIterator[Raw]:
         await client.close()
 
 
-async def _lanes(messages: int, publish: Callable[[], Awaitable[object]]) -> float:
-    left = iter(range(messages))
-
-    async def lane() -> None:
-        for _ in left:
-            await publish()
-
-    started = time.perf_counter()
-    await asyncio.gather(*(lane() for _ in range(IN_FLIGHT)))
-    return time.perf_counter() - started
-
-
-class Done:
-    """Counts what is handled, and is set when it is all."""
-
-    def __init__(self, messages: int) -> None:
-        self._left = messages
-        self.all = asyncio.Event()
-
-    def one(self) -> None:
-        """One more."""
-        self._left -= 1
-        if not self._left:
-            self.all.set()
-
-
 def publishers(url: str) -> list[Contender]:
     """Each publishes with so many confirmations under way."""
 
     async def raw(messages: int) -> float:
         async with _raw(url) as client:
             name = await client.declare()
-            return await _lanes(messages, lambda: client.publish(name))
+            return await lanes(messages, lambda: client.publish(name), at_once=IN_FLIGHT)
 
     async def faststream(messages: int) -> float:
         from faststream.nats import NatsBroker
@@ -124,12 +99,12 @@ def publishers(url: str) -> list[Contender]:
         async with _raw(url) as client:
             name = await client.declare()
         async with NatsBroker(url, logger=None) as broker:
-            return await _lanes(messages, lambda: broker.publish(ORDER, name, stream=name))
+            return await lanes(messages, lambda: broker.publish(ORDER, name, stream=name), at_once=IN_FLIGHT)
 
     async def ours(messages: int) -> float:
         queue = _queue()
         async with Bus(url, uses=[queue]) as bus:
-            return await _lanes(messages, lambda: bus.publish(queue, ORDER))
+            return await lanes(messages, lambda: bus.publish(queue, ORDER), at_once=IN_FLIGHT)
 
     async def many(messages: int) -> float:
         queue = _queue()

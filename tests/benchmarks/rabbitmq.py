@@ -13,6 +13,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from busframe import Bus, Context, Queue
 from tests.benchmarks.compare import Bar, Contender, compare
 from tests.benchmarks.payload import BODY, ORDER, Order
+from tests.benchmarks.work import lanes
 from tests.brokers.find import running
 from tests.brokers.rabbitmq import BROKER
 
@@ -74,19 +75,7 @@ class Pika:
 
     async def fill(self, queue: str, messages: int) -> None:
         """Publish many messages."""
-        await _lanes(messages, lambda: self.publish(queue))
-
-
-async def _lanes(messages: int, publish: Any) -> float:
-    left = iter(range(messages))
-
-    async def lane() -> None:
-        for _ in left:
-            await publish()
-
-    started = time.perf_counter()
-    await asyncio.gather(*(lane() for _ in range(IN_FLIGHT)))
-    return time.perf_counter() - started
+        await lanes(messages, lambda: self.publish(queue), at_once=IN_FLIGHT)
 
 
 def _name() -> str:
@@ -100,7 +89,7 @@ def publishers(url: str) -> list[Contender]:
         async with Pika(url) as client:
             queue = _name()
             await client.declare(queue, QUORUM)
-            return await _lanes(messages, lambda: client.publish(queue))
+            return await lanes(messages, lambda: client.publish(queue), at_once=IN_FLIGHT)
 
     async def faststream(messages: int) -> float:
         from faststream.rabbit import QueueType, RabbitBroker, RabbitQueue
@@ -109,12 +98,12 @@ def publishers(url: str) -> list[Contender]:
         async with broker:
             queue = RabbitQueue(_name(), queue_type=QueueType.QUORUM, durable=True)
             await broker.declare_queue(queue)
-            return await _lanes(messages, lambda: broker.publish(ORDER, queue, persist=True))
+            return await lanes(messages, lambda: broker.publish(ORDER, queue, persist=True), at_once=IN_FLIGHT)
 
     async def ours(messages: int) -> float:
         queue = Queue(_name(), Order)
         async with Bus(url, uses=[queue]) as bus:
-            return await _lanes(messages, lambda: bus.publish(queue, ORDER))
+            return await lanes(messages, lambda: bus.publish(queue, ORDER), at_once=IN_FLIGHT)
 
     async def many(messages: int) -> float:
         queue = Queue(_name(), Order)
