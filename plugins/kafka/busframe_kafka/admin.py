@@ -253,8 +253,8 @@ class Admin:
                 [ConsumerGroupTopicPartitions(group)], request_timeout=self._timeout_s
             )
         )
-        if isinstance(answer, BaseException):
-            raise translate(answer, f"the offsets of group {group!r}")
+        if (failed := _failure(answer)) is not None:
+            raise translate(failed, f"the offsets of group {group!r}")
         return {(place.topic, place.partition): place.offset for place in answer.topic_partitions if place.offset >= 0}
 
     async def commit(self, group: str, offsets: Mapping[Partition, int]) -> bool:
@@ -267,12 +267,8 @@ class Admin:
                 [ConsumerGroupTopicPartitions(group, places)], request_timeout=self._timeout_s
             )
         )
-        failed: Any = None
-        if isinstance(answer, BaseException):
-            failed, error = answer, error_of(answer)
-        else:
-            failed = error = next((place.error for place in answer.topic_partitions if place.error is not None), None)
-        if error is not None and error.code() in _OCCUPIED:
+        failed = _failure(answer)
+        if _code(failed) in _OCCUPIED:
             return False
         if failed is not None:
             raise translate(failed, f"the offsets of group {group!r}")
@@ -284,8 +280,7 @@ class Admin:
             lambda client: client.describe_consumer_groups([group], request_timeout=self._timeout_s)
         )
         if isinstance(answer, BaseException):
-            error = error_of(answer)
-            if error is not None and error.code() == KafkaError.GROUP_ID_NOT_FOUND:
+            if _code(answer) == KafkaError.GROUP_ID_NOT_FOUND:
                 return 0
             raise translate(answer, f"group {group!r}")
         return len(answer.members)
@@ -305,14 +300,20 @@ class Admin:
     async def _of_coordinator(self, ask: Callable[[AdminClient], Mapping[str, Future[Any]]]) -> Any:
         """The answer of a group's coordinator, or why there is none.
 
-        By a client of its own: one from before the server's restart may wait for ever (librdkafka 2.16), or abort the
-        process at a late answer (its issue 4605).
+        One that is new to its groups, as on a server that has just started, is asked again for a while. By a client of
+        its own: one from before the server's restart may wait for ever (librdkafka 2.16), or abort the process at a
+        late answer (its issue 4605).
         """
         other = Admin(self._make, self._timeout_s)
         serving = asyncio.create_task(other.serve(lambda: SERVE_S), name="busframe kafka asks a coordinator")
+        deadline = asyncio.get_running_loop().time() + LEADER_S
         try:
-            (answer,) = (await other._all(ask(other.client))).values()
-            return answer
+            while True:
+                (answer,) = (await other._all(ask(other.client))).values()
+                late = asyncio.get_running_loop().time() > deadline
+                if late or _code(_failure(answer)) not in _NO_COORDINATOR:
+                    return answer
+                await asyncio.sleep(LOOK_AGAIN_S)
         finally:
             serving.cancel()
             await other.close()
@@ -328,6 +329,9 @@ class Admin:
 
 _OF_A_TOPIC = UNKNOWN_TOPIC | {KafkaError.TOPIC_AUTHORIZATION_FAILED}
 _NO_LEADER = UNKNOWN_TOPIC | {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
+_NO_COORDINATOR = frozenset(
+    {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR}
+)
 _OCCUPIED = frozenset(
     {
         KafkaError.UNKNOWN_MEMBER_ID,
@@ -337,6 +341,19 @@ _OCCUPIED = frozenset(
         KafkaError.STALE_MEMBER_EPOCH,
     }
 )
+
+
+def _failure(answer: Any) -> Any:
+    """Why a group's coordinator did not do what it was asked, of one of its partitions too; None: it did."""
+    if isinstance(answer, BaseException):
+        return answer
+    places = getattr(answer, "topic_partitions", None) or ()
+    return next((place.error for place in places if place.error is not None), None)
+
+
+def _code(failed: Any) -> int | None:
+    error = error_of(failed)
+    return error.code() if error is not None else None
 
 
 async def first_answer(admin: Admin, topic: str, unreachable: asyncio.Event) -> bool:
