@@ -199,7 +199,7 @@ class FillsInEmptyText(_Changes):
         return message if message.published_at else replace(message, type=message.type or "")
 
 
-@mutant("what should be dead-lettered goes back", "B10", says="it goes in circles")
+@mutant("what should be dead-lettered goes back", "B10", says="it goes in circles|not within .* dead letters")
 class RequeuesLetters(MutantReceiver):
     """So it comes again, for ever."""
 
