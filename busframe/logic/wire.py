@@ -7,6 +7,7 @@ the transport keeps them verbatim and never looks inside.
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 
 PREFIX = "bf-"
 
@@ -96,9 +97,14 @@ def format_time(at: datetime) -> str:
     """RFC 3339 in UTC, to the microsecond."""
     if at.tzinfo is not UTC:
         at = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    # By % in half the time of isoformat or an f-string; and nobody reads the '1-01-01' of strftime again.
-    parts = (at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond)
-    return "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ" % parts  # noqa: UP031
+    second = _second(at.year, at.month, at.day, at.hour, at.minute, at.second)
+    return "%s.%06dZ" % (second, at.microsecond)  # noqa: UP031 - an f-string takes longer
+
+
+@lru_cache(maxsize=64)  # of all messages that are published now, this part is the same
+def _second(*parts: int) -> str:
+    # Not by strftime, of which nobody could read '1-01-01' again.
+    return "%04d-%02d-%02dT%02d:%02d:%02d" % parts  # noqa: UP031
 
 
 def parse_time(text: str | None) -> datetime | None:

@@ -59,7 +59,7 @@ _FATAL = frozenset({KafkaError._FATAL, KafkaError._FENCED, KafkaError._STATE})
 
 
 class Batch:
-    """The outcomes of one call; ``done`` when all are known."""
+    """The records of one call and the outcomes of all that it was asked; ``done`` when they are known."""
 
     __slots__ = ("done", "left", "outcomes", "records")
 
@@ -91,6 +91,7 @@ class Record:
     """One record on its way.
 
     Attributes:
+        index: of its outcome in its batch.
         address: what the application calls its destination.
         sent: who has it; None: it was surely not sent.
         batch: who waits for it; None: nobody any more.
@@ -104,20 +105,20 @@ class Record:
         key: bytes | None,
         value: bytes | None,
         headers: WireHeaders,
-        *,
+        index: int = 0,
         size: int = 0,
-        address: str = "",
+        address: object = "",
         message_id: str = "",
     ) -> None:
         self.topic = topic
         self.key = key
         self.value = value
         self.headers = headers
+        self.index = index
         self.size = size or wire_bytes(headers, key, value or b"")
         self.address = address or topic
         self.message_id = message_id
         self.batch: Batch | None = None
-        self.index = 0
         self.sent: Handle | None = None
 
     def finish(self, error: object) -> None:
@@ -279,7 +280,9 @@ class PipelinedProducer:
         """
         batch = Batch(len(records))
         for index, record in enumerate(records):
-            self.put(record, batch, index)
+            record.index = index
+            batch.records.append(record)
+        self.send(batch)
         if batch.left:
             tick = self.watch(batch, asyncio.get_running_loop().time() + timeout_s)
             try:
@@ -298,20 +301,22 @@ class PipelinedProducer:
         if batch.left:
             batch.forget()
 
-    def put(self, record: Record, batch: Batch, index: int) -> None:
-        """Send a record, now or when there is room; its batch is told, maybe at once. Never raises.
+    def send(self, batch: Batch) -> None:
+        """Send the records of a batch, each now or when there is room; it is told of them, maybe at once. Never raises.
 
         Records of one partition keep their order.
         """
-        record.batch, record.index = batch, index
-        batch.records.append(record)
-        if self._closed:
-            record.finish(PublishFailed("the transport is closed; nothing was sent", message_id=record.message_id))
-            return
-        if self._waiting or not self._has_room(record):
-            self._waiting.append(record)
-        else:
-            self._send(record)
+        if self._handle is not None and self._pid != os.getpid():
+            _of_parents.append(self._handle)  # its threads are not in this process, so ending it would never end
+            self._handle, self._bytes = None, 0
+        for record in batch.records:
+            record.batch = batch
+            if self._closed:
+                record.finish(PublishFailed("the transport is closed; nothing was sent", message_id=record.message_id))
+            elif self._waiting or not self._has_room(record):
+                self._waiting.append(record)
+            else:
+                self._send(record)
 
     async def look_again(self, topic: str, timeout_s: float) -> None:
         """Let the client learn that a topic exists which it takes for missing: it would not ask again for minutes."""
@@ -342,25 +347,22 @@ class PipelinedProducer:
     # ------------------------------------------------------------------------------------------ inside
 
     def _has_room(self, record: Record) -> bool:
-        under_way = self.under_way
-        return under_way < self._window and (not under_way or self._bytes + record.size <= self._window_bytes)
-
-    def _get_handle(self) -> Handle:
-        if self._handle is not None and self._pid != os.getpid():
-            _of_parents.append(self._handle)  # its threads are not in this process, so ending it would never end
-            self._handle, self._bytes = None, 0
         if self._handle is None:
-            self._pid = os.getpid()
-            self._handle = Handle(self._make(), asyncio.get_running_loop(), self._take_reports)
-        return self._handle
+            return True
+        under_way = len(self._handle.under_way)
+        return under_way < self._window and (self._bytes + record.size <= self._window_bytes or not under_way)
 
     def _send(self, record: Record) -> bool:
         """Give a record to the client. Returns False where the client has no room, and then it waits."""
-        try:
-            handle = self._get_handle()
-        except Exception as error:
-            record.finish(error)
-            return True
+        handle = self._handle
+        if handle is None:
+            try:
+                client = self._make()
+            except Exception as error:
+                record.finish(error)
+                return True
+            self._pid = os.getpid()
+            handle = self._handle = Handle(client, asyncio.get_running_loop(), self._take_reports)
         record.sent = handle
         handle.under_way.add(record)
         self._bytes += record.size
@@ -402,16 +404,21 @@ class PipelinedProducer:
         fatal: object = handle.broken
         while reports:
             record, error = reports.popleft()
-            if record in under_way:
-                under_way.remove(record)
-                self._bytes -= record.size
-                if error is not None and error.code() in _FATAL:
-                    fatal = error
-                if error is not None and error.code() == KafkaError._PURGE_QUEUE and handle.denied is not None:
-                    error = handle.denied  # that is why
-                record.finish(error)
-                if error is not None and error.code() in UNKNOWN_TOPIC:
-                    self.on_missing(record.topic)
+            if record not in under_way:
+                continue
+            under_way.remove(record)
+            self._bytes -= record.size
+            if error is None:
+                record.finish(None)
+                continue
+            code = error.code()
+            if code in _FATAL:
+                fatal = error
+            if code == KafkaError._PURGE_QUEUE and handle.denied is not None:
+                error = handle.denied  # that is why
+            record.finish(error)
+            if error.code() in UNKNOWN_TOPIC:
+                self.on_missing(record.topic)
         if fatal is not None:
             self._rebuild(handle, fatal)
         self._pump()
@@ -469,7 +476,7 @@ def outcome_of(error: object, record: Record) -> Exception:
     code = found.code() if found is not None else None
     failed: PublishError
     if code in UNKNOWN_TOPIC:
-        failed = DestinationNotFound(record.address, message_id=record.message_id)
+        failed = DestinationNotFound(str(record.address), message_id=record.message_id)
     elif code in _TOO_LARGE:
         failed = MessageTooLarge(record.size, record.size - 1, message_id=record.message_id)
     elif found is not None and code in DENIED:

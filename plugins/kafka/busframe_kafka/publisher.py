@@ -25,7 +25,7 @@ from busframe.model.destination import DeadLetters, Queue, Subscription
 from busframe.spi.transport import Host
 from busframe_kafka.admin import Admin
 from busframe_kafka.ladder import LAST, LONGEST_S, RETRY, rung_of, wait_topic
-from busframe_kafka.mapping import encode, waiting, wire_bytes
+from busframe_kafka.mapping import RECORD_OVERHEAD_BYTES, encode, waiting, wire_bytes
 from busframe_kafka.producer import FLUSH_TIMEOUT_S, Batch, PipelinedProducer, Record
 from busframe_kafka.settings import Settings
 from busframe_kafka.topology import Names
@@ -75,11 +75,10 @@ class Publisher:
         try:
             deadline = asyncio.get_running_loop().time() + timeout_s
             batch = Batch(len(outgoing))
-            made: list[tuple[int, Record]] = []
             missing: dict[str, PublishError | None] = {}
             for index, each in enumerate(outgoing):
                 try:
-                    record, needs = self._record(each)
+                    record, needs = self._record(each, index)
                 except (PublishError, Unsupported) as error:
                     batch.finish(index, error)
                     continue
@@ -92,9 +91,8 @@ class Publisher:
                 if absent is not None:
                     batch.finish(index, _for(each, absent))
                 else:
-                    made.append((index, record))
-            for index, record in made:  # all together, so that none is between two that were looked for
-                self._producer.put(record, batch, index)
+                    batch.records.append(record)
+            self._producer.send(batch)  # all together, so that none is between two that were looked for
             if batch.left:
                 tick = self._producer.watch(batch, deadline)
                 try:
@@ -125,7 +123,7 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------ one message
 
-    def _record(self, outgoing: Outgoing) -> tuple[Record, Sequence[str]]:
+    def _record(self, outgoing: Outgoing, index: int) -> tuple[Record, Sequence[str]]:
         """What is stored, and the topics that must exist for it."""
         message, to = outgoing.message, outgoing.to
         letter = isinstance(to, DeadLetters)
@@ -147,10 +145,11 @@ class Publisher:
             if rung != LAST or not topic.endswith(RETRY):  # who reads a retry topic holds the last seconds itself
                 wait = wait_topic(self._names.prefix, rung)
                 topic, needs = wait, (topic, wait)
-        size = wire_bytes(headers, key, message.body)
-        self._check_size(message.id, size, message_bytes(message), is_copy=is_copy)
-        record = Record(topic, key, message.body, headers, size=size, address=str(to), message_id=message.id)
-        return record, needs
+        size = wire_bytes(headers, key, message.body) if is_copy else message_bytes(message)
+        most = self._most_bytes if is_copy else self._most_bytes - FRAMEWORK_RESERVE_BYTES
+        if size > most:  # a copy that the framework makes may use what is kept free for it
+            raise MessageTooLarge(size, most, message_id=message.id)
+        return Record(topic, key, message.body, headers, index, size + RECORD_OVERHEAD_BYTES, to, message.id), needs
 
     def _topic(self, outgoing: Outgoing, is_copy: bool) -> str:
         """Where it goes in the end.
@@ -162,13 +161,6 @@ class Publisher:
         if isinstance(to, Subscription) or (isinstance(to, Queue) and is_copy and outgoing.delay_s > 0):
             return self._names.retry(to)
         return self._names.topic(to)
-
-    def _check_size(self, message_id: str, size: int, said: int, *, is_copy: bool) -> None:
-        most = self._most_bytes - FRAMEWORK_RESERVE_BYTES
-        if not is_copy and said > most:
-            raise MessageTooLarge(said, most, message_id=message_id)
-        if size > self._most_bytes:  # a copy that the framework makes may use what is kept free for it
-            raise MessageTooLarge(size, self._most_bytes, message_id=message_id)
 
     # ------------------------------------------------------------------------------------------ once for each topic
 
