@@ -12,7 +12,7 @@ import sys
 import tempfile
 from asyncio.subprocess import Process
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,9 @@ from busframe.model.destination import Queue
 
 START_S = 30.0
 """How long processes may take to start and do their first work on a machine that is loaded."""
+
+LATE_S = 2.0
+"""By how much later than a transport claims it may acknowledge, on such a machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,13 @@ class Crew:
     def handled_by(self, process: Process) -> int:
         """How many one of them has handled."""
         return sum(line.pid == process.pid for line in self.look("done"))
+
+    def may_come_back(self, killed: Mapping[int, float], ack_lag_s: float) -> int:
+        """How many killed processes (pid → when) had handled so shortly before that the broker may not know of it."""
+        if not ack_lag_s:
+            return 0
+        lag_s = ack_lag_s + LATE_S
+        return sum(line.pid in killed and line.at > killed[line.pid] - lag_s for line in self.look("done"))
 
     def at_work(self, process: Process) -> bool:
         """Whether it is within a handler; of one that was killed, whether it was."""

@@ -28,7 +28,7 @@ _POM = f"""\
 """
 
 # What a cluster sets for many nodes is set for one; and nothing is created that nobody asked for. A killed node may
-# come back when the session of its former self is over.
+# come back when the session of its former self is over; one that stands still for so long loses its partitions.
 _CONFIG = """\
 process.roles=broker,controller
 node.id=1
@@ -60,7 +60,7 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=1
 broker.heartbeat.interval.ms=300
-broker.session.timeout.ms=2000
+broker.session.timeout.ms=3000
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 group.consumer.min.session.timeout.ms=1000

@@ -1,14 +1,14 @@
 """The brokers whose servers are killed, and what is asked of each besides the account."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tests.brokers.kafka import Kafka
 from tests.brokers.nats import NATS
 from tests.brokers.rabbitmq import RabbitMQ
 from tests.brokers.server import Server
-from tests.faults.account import Allowance, Prefetch
+from tests.faults.account import Allowance, Prefetch, Run
 from tests.faults.app import PREFETCH
 from tests.faults.offsets import Committed, Offsets
 from tests.faults.workers import Journal
@@ -36,6 +36,10 @@ class Killed(ABC):
 
     def settled_too_early(self, journal: Journal) -> list[int]:
         """The messages that the server takes for handled, and that are not; as far as it can be asked."""
+        return []
+
+    def begun_too_late(self, runs: Sequence[Run]) -> list[int]:
+        """The messages that a handler began long after the server took them for handled; as far as it can be asked."""
         return []
 
 
@@ -72,6 +76,10 @@ class KilledKafka(Killed):
     def settled_too_early(self, journal: Journal) -> list[int]:
         """See ``Killed.settled_too_early``."""
         return self._offsets.unfinished(journal)
+
+    def begun_too_late(self, runs: Sequence[Run]) -> list[int]:
+        """See ``Killed.begun_too_late``."""
+        return self._offsets.begun_too_late(runs)
 
 
 class KilledNATS(Killed):

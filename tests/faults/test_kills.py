@@ -125,6 +125,7 @@ def kill_all(broker: Killed, folder: Path, rounds: int) -> None:
         account = Account(run.journal, faults, broker.allowance)
         log.info("%s", account)
         assert account.problems() == []
+        assert broker.begun_too_late(account.runs) == []
         cut_off = sum(1 if fault.pid else TEAM for fault in faults)
         assert account.doubled <= len(account.unknown) + cut_off * broker.allowance.most
         if broker.attempt_exact:  # to be killed is no failure

@@ -63,10 +63,7 @@ async def killed_workers(world: World) -> None:
             at = time.time()
             await victim.wait()
             killed += workers.at_work(victim)  # else it came to an end in the last moment
-            recent = [
-                line for line in workers.look("done") if line.pid == victim.pid and line.at > at - claims.ack_lag_s
-            ]
-            allowed += PREFETCH + (len(recent) if claims.ack_lag_s else 0)
+            allowed += PREFETCH + workers.may_come_back({victim.pid: at}, claims.ack_lag_s)
             team[team.index(victim)] = await workers.start()
             if killed % 5 == 1:
                 await workers.all_handled()

@@ -182,8 +182,8 @@ async def roll(world: World, *, deploys: int, kills: int) -> None:
         raise Violation(f"{len(wrong)} handlers began out of order: {wrong[0]}")
     if together := _together(began, done, killed, lambda line: place[line.message][0]):
         raise Violation(f"{len(together)} handlers began beside another of their key: {together[0]}")
-    late = [line for line in done if line.pid in killed and line.at > killed[line.pid] - claims.ack_lag_s]
-    world.balanced(duplicates=deploys * kills * 2 * PREFETCH + (len(late) if claims.ack_lag_s else 0))
+    late = workers.may_come_back(killed, claims.ack_lag_s)
+    world.balanced(duplicates=deploys * kills * 2 * PREFETCH + late)
 
 
 def _together(

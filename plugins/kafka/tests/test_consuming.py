@@ -119,30 +119,38 @@ async def test_what_is_released_comes_again_and_nothing_is_skipped(kafka_url: st
 
 
 async def test_who_joins_gets_a_share_and_nothing_that_runs(kafka_url: str) -> None:
-    """Members come and go while handlers run: each message is handled once."""
-    total, handled = 600, Counter[bytes]()
+    """Members come and go while handlers run: no message is with two of them at once.
+
+    A commit that the server refuses while the group changes is made a second later: what was finished just before may
+    be handled twice, where its partition has moved on meanwhile.
+    """
+    total, handled, running = 600, Counter[bytes](), set[bytes]()
     async with opened(kafka_url) as first, opened(kafka_url, prefix=first.names.prefix) as second:
         await declare(first, EMAILS)
         await publish_all(first, EMAILS, *(message(b"%d" % number) for number in range(total)))
-        here, there = Counter[str](), 0
+        here, there, beside = Counter[str](), 0, list[bytes]()
 
         async def work(receiver: Receiver, who: str) -> None:
             while True:
                 for delivery in await receiver.receive(10):
+                    body = delivery.message.body
+                    beside.extend({body} & running)
+                    running.add(body)
                     await asyncio.sleep(0.005)
-                    handled[delivery.message.body] += 1
+                    running.discard(body)
+                    handled[body] += 1
                     here[who] += 1
-                    assert await receiver.settle([(delivery, ACK)]) == [None]
+                    await receiver.settle([(delivery, ACK)])
 
         async with _consuming(first) as receiver:
             working = asyncio.create_task(work(receiver, "first"))
-            while sum(handled.values()) < total:
+            while len(handled) < total:
                 async with _consuming(second) as joined:
                     joining = asyncio.create_task(work(joined, "second"))
-                    before, until = here["second"], min(total, sum(handled.values()) + 150)
+                    before, until = here["second"], min(total, len(handled) + 150)
 
                     async def reached() -> bool:
-                        return sum(handled.values()) >= until  # noqa: B023
+                        return len(handled) >= until  # noqa: B023
 
                     await eventually(reached, f"{until} are handled")
                     await joined.stop()
@@ -153,8 +161,9 @@ async def test_who_joins_gets_a_share_and_nothing_that_runs(kafka_url: str) -> N
             working.cancel()
             await asyncio.wait((working,))
         assert there
-        assert set(handled.values()) == {1}
+        assert beside == []
         assert len(handled) == total
+        assert handled.total() < total + total / 10
 
 
 async def test_partitions_that_an_operator_adds_are_handled_whole(kafka_url: str) -> None:
