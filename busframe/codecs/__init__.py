@@ -1,6 +1,6 @@
 """Payload ↔ bytes, by content type."""
 
 from busframe.codecs.codec import Codec
-from busframe.codecs.codecs import Codecs, Decoder, Encoded
+from busframe.codecs.codecs import Codecs, Decoder
 
-__all__ = ["Codec", "Codecs", "Decoder", "Encoded"]
+__all__ = ["Codec", "Codecs", "Decoder"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from types import UnionType
-from typing import Any, NamedTuple, TypeAlias, Union, get_args, get_origin
+from typing import Any, TypeAlias, Union, get_args, get_origin
 
 from busframe.codecs.codec import Codec
 from busframe.codecs.json import JsonCodec
@@ -20,13 +20,6 @@ _VAGUE = frozenset({None, "", "text/plain", "application/octet-stream", "binary/
 _CHARSETS = frozenset(
     {"utf-8", "utf-8-sig", "us-ascii", "ascii", "iso-8859-1", "latin-1", "iso-8859-15", "windows-1252", "utf-16"}
 )
-
-
-class Encoded(NamedTuple):
-    """What became of a payload."""
-
-    body: bytes
-    content_type: str
 
 
 class Codecs:
@@ -49,14 +42,14 @@ class Codecs:
         self._encoders: dict[type, tuple[Callable[[Any], bytes], str]] = {}
         self._decoders: dict[tuple[str | None, Any], Decoder] = {}
 
-    def encode(self, payload: object) -> Encoded:
-        """The payload as bytes, with its content type. Raises whatever the codec raises."""
+    def encode(self, payload: object) -> tuple[bytes, str]:
+        """The payload as bytes, and its content type. Raises whatever the codec raises."""
         kind = type(payload)
         found = self._encoders.get(kind)
         if found is None:
             found = self._encoders[kind] = self._encoder(kind)
         encode, content_type = found
-        return Encoded(encode(payload), content_type)
+        return encode(payload), content_type
 
     def _encoder(self, kind: type) -> tuple[Callable[[Any], bytes], str]:
         if issubclass(kind, bytes | bytearray | memoryview):

@@ -27,7 +27,7 @@ class JsonCodec:
             from pydantic_core import to_json
 
             return lambda payload: to_json(payload, inf_nan_mode="constants")
-        dump = _adapter(kind).dump_json
+        dump = _adapter(kind).serializer.to_json  # dump_json would hand on each of its ten options as well
         return lambda payload: dump(payload, by_alias=True)
 
     def decoder(self, kind: Any) -> Callable[[bytes], Any]:

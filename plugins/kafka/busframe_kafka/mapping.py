@@ -23,6 +23,10 @@ from busframe_kafka import ladder
 _WAITING = frozenset({ladder.TO, ladder.DUE})
 
 WireHeaders = list[tuple[str, str | bytes | None]]
+"""As a client gives them: of some names there may be several."""
+
+OwnHeaders = dict[str, str | bytes | None]
+"""As a message has them; made and let go more cheaply than pairs, of which the garbage collector looks at each."""
 
 RECORD_OVERHEAD_BYTES = 128
 """More than what a record and its batch have besides key, value and headers."""
@@ -30,7 +34,7 @@ RECORD_OVERHEAD_BYTES = 128
 # ---------------------------------------------------------------------------------------------- to the wire
 
 
-def encode(message: Message, carried: Headers, *, letter: bool = False) -> WireHeaders:
+def encode(message: Message, carried: Headers, *, letter: bool = False) -> OwnHeaders:
     """The headers of a stored message.
 
     Args:
@@ -38,26 +42,25 @@ def encode(message: Message, carried: Headers, *, letter: bool = False) -> WireH
         carried: what the core stores with it.
         letter: the record's key is not the message's.
     """
-    headers: WireHeaders = [(wire.ID, message.id.encode())]
-    add = headers.append
+    headers: OwnHeaders = {wire.ID: message.id.encode()}
     if message.type is not None:
-        add((wire.TYPE, message.type.encode()))
+        headers[wire.TYPE] = message.type.encode()
     if message.content_type is not None:
-        add((wire.CONTENT_TYPE, message.content_type.encode()))
+        headers[wire.CONTENT_TYPE] = message.content_type.encode()
     if message.published_at is not None:
-        add((wire.PUBLISHED_AT, wire.format_time(message.published_at).encode()))
+        headers[wire.PUBLISHED_AT] = wire.format_time(message.published_at).encode()
     if message.correlation_id is not None:
-        add((wire.CORRELATION_ID, message.correlation_id.encode()))
+        headers[wire.CORRELATION_ID] = message.correlation_id.encode()
     if message.reply_to is not None:
-        add((wire.REPLY_TO, message.reply_to.encode()))
+        headers[wire.REPLY_TO] = message.reply_to.encode()
     if message.ttl_s is not None:
-        add((wire.TTL, repr(float(message.ttl_s)).encode()))
+        headers[wire.TTL] = repr(float(message.ttl_s)).encode()
     if letter and message.key is not None:
-        add((wire.KEY, message.key.encode()))
-    for name, value in message.headers.items():
-        add((name, value.encode()))
-    for name, value in carried.items():
-        add((name, value.encode()))
+        headers[wire.KEY] = message.key.encode()
+    for more in (message.headers, carried):
+        if more:
+            for name, value in more.items():
+                headers[name] = value.encode()
     return headers
 
 
@@ -67,10 +70,10 @@ def waiting(headers: WireHeaders, to: str, due: float) -> WireHeaders:
     return [*kept, (ladder.TO, to.encode()), (ladder.DUE, ladder.format_due(due).encode())]
 
 
-def wire_bytes(headers: WireHeaders, key: bytes | None, body: bytes) -> int:
+def wire_bytes(headers: OwnHeaders | WireHeaders, key: bytes | None, body: bytes) -> int:
     """What a record takes on its way, rather too much than too little."""
     size = RECORD_OVERHEAD_BYTES + len(body) + (len(key) if key is not None else 0)
-    for name, value in headers:
+    for name, value in headers.items() if isinstance(headers, dict) else headers:
         size += len(name) + 8 + (len(value) if value is not None else 0)
     return size
 

@@ -31,6 +31,7 @@ from busframe.errors import (
     PublishFailed,
     PublishOutcomeUnknown,
 )
+from busframe.spi.batch import Batch
 from busframe.spi.deadlines import Deadlines
 from busframe_kafka.client import (
     DENIED,
@@ -41,7 +42,7 @@ from busframe_kafka.client import (
     error_of,
     translate,
 )
-from busframe_kafka.mapping import WireHeaders, wire_bytes
+from busframe_kafka.mapping import OwnHeaders, WireHeaders, wire_bytes
 
 log = logging.getLogger(__name__)
 
@@ -56,35 +57,6 @@ PURGED_S = 1.0
 """How long to wait, after the servers refused the producer, for the reports that its records were not sent."""
 
 _FATAL = frozenset({KafkaError._FATAL, KafkaError._FENCED, KafkaError._STATE})
-
-
-class Batch:
-    """The records of one call and the outcomes of all that it was asked; ``done`` when they are known."""
-
-    __slots__ = ("done", "left", "outcomes", "records")
-
-    def __init__(self, size: int) -> None:
-        self.outcomes: list[Exception | None] = [None] * size
-        self.left = size
-        self.records: list[Record] = []
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def finish(self, index: int, outcome: Exception | None) -> None:
-        """One outcome is known."""
-        self.outcomes[index] = outcome
-        self.left -= 1
-        if not self.left and not self.done.done():
-            self.done.set_result(None)
-
-    def expire(self) -> None:
-        """Time is over."""
-        for record in self.records:
-            record.expire()
-
-    def forget(self) -> None:
-        """Nobody waits any more."""
-        for record in self.records:
-            record.batch = None
 
 
 class Record:
@@ -104,7 +76,7 @@ class Record:
         topic: str,
         key: bytes | None,
         value: bytes | None,
-        headers: WireHeaders,
+        headers: OwnHeaders | WireHeaders,
         index: int = 0,
         size: int = 0,
         address: object = "",
@@ -118,7 +90,7 @@ class Record:
         self.size = size or wire_bytes(headers, key, value or b"")
         self.address = address or topic
         self.message_id = message_id
-        self.batch: Batch | None = None
+        self.batch: Batch[Record] | None = None
         self.sent: Handle | None = None
 
     def finish(self, error: object) -> None:
@@ -127,8 +99,8 @@ class Record:
         if batch is not None:
             batch.finish(self.index, None if error is None else outcome_of(error, self))
 
-    def report(self, error: Any, message: Any) -> None:
-        """The client's callback, on any thread."""
+    def __call__(self, error: Any, message: Any) -> None:
+        """The client's callback, on any thread: its report."""
         try:
             handle = self.sent
             if handle is not None:
@@ -252,7 +224,7 @@ class PipelinedProducer:
         self._handle: Handle | None = None
         self._pid = 0
         self._closed = False
-        self._deadlines: Deadlines[Batch] = Deadlines(Batch.expire)
+        self._deadlines: Deadlines[Batch[Record]] = Deadlines(_expire)
         self._emptied = asyncio.Event()
         self._dropping: set[asyncio.Task[None]] = set()
         self.on_missing: Callable[[str], None] = lambda topic: None
@@ -278,30 +250,31 @@ class PipelinedProducer:
 
         If cancelled: each may or may not be stored.
         """
-        batch = Batch(len(records))
+        batch: Batch[Record] = Batch(len(records), asyncio.get_running_loop())
         for index, record in enumerate(records):
             record.index = index
-            batch.records.append(record)
+            batch.entries.append(record)
         self.send(batch)
         if batch.left:
-            tick = self.watch(batch, asyncio.get_running_loop().time() + timeout_s)
+            tick = self.watch(batch, batch.began + timeout_s)
             try:
                 await batch.done
             finally:
                 self.leave(batch, tick)
-        return batch.outcomes
+        return batch.outcomes()
 
-    def watch(self, batch: Batch, deadline: float) -> int:
+    def watch(self, batch: Batch[Record], deadline: float) -> int:
         """Give up on a batch at *deadline* on the loop's clock. Returns what ``leave`` is to be called with."""
         return self._deadlines.add(asyncio.get_running_loop(), deadline, batch)
 
-    def leave(self, batch: Batch, tick: int) -> None:
+    def leave(self, batch: Batch[Record], tick: int) -> None:
         """Nobody waits for a batch any more: it is answered, or given up."""
         self._deadlines.remove(tick, batch)
         if batch.left:
-            batch.forget()
+            for record in batch.entries:
+                record.batch = None
 
-    def send(self, batch: Batch) -> None:
+    def send(self, batch: Batch[Record]) -> None:
         """Send the records of a batch, each now or when there is room; it is told of them, maybe at once. Never raises.
 
         Records of one partition keep their order.
@@ -309,7 +282,7 @@ class PipelinedProducer:
         if self._handle is not None and self._pid != os.getpid():
             _of_parents.append(self._handle)  # its threads are not in this process, so ending it would never end
             self._handle, self._bytes = None, 0
-        for record in batch.records:
+        for record in batch.entries:
             record.batch = batch
             if self._closed:
                 record.finish(PublishFailed("the transport is closed; nothing was sent", message_id=record.message_id))
@@ -367,9 +340,7 @@ class PipelinedProducer:
         handle.under_way.add(record)
         self._bytes += record.size
         try:
-            handle.client.produce(
-                record.topic, record.value, record.key, headers=record.headers, on_delivery=record.report
-            )
+            handle.client.produce(record.topic, record.value, record.key, headers=record.headers, on_delivery=record)
         except BufferError:
             self._forget(handle, record)
             self._waiting.appendleft(record)
@@ -463,6 +434,11 @@ class PipelinedProducer:
 
 
 _of_parents: list[Handle] = []
+
+
+def _expire(batch: Batch[Record]) -> None:
+    for record in batch.entries:
+        record.expire()
 
 
 def outcome_of(error: object, record: Record) -> Exception:

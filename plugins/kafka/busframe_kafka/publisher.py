@@ -22,11 +22,12 @@ from busframe.errors import (
 from busframe.logic.size import FRAMEWORK_RESERVE_BYTES, message_bytes
 from busframe.model.delivery import Outgoing
 from busframe.model.destination import DeadLetters, Queue, Subscription
+from busframe.spi.batch import Batch, failed_alike
 from busframe.spi.transport import Host
 from busframe_kafka.admin import Admin
 from busframe_kafka.ladder import LAST, LONGEST_S, RETRY, rung_of, wait_topic
-from busframe_kafka.mapping import RECORD_OVERHEAD_BYTES, encode, waiting, wire_bytes
-from busframe_kafka.producer import FLUSH_TIMEOUT_S, Batch, PipelinedProducer, Record
+from busframe_kafka.mapping import RECORD_OVERHEAD_BYTES, OwnHeaders, WireHeaders, encode, waiting, wire_bytes
+from busframe_kafka.producer import FLUSH_TIMEOUT_S, PipelinedProducer, Record
 from busframe_kafka.settings import Settings
 from busframe_kafka.topology import Names
 
@@ -73,8 +74,8 @@ class Publisher:
         """See ``Transport.publish``."""
         self._calls += 1
         try:
-            deadline = asyncio.get_running_loop().time() + timeout_s
-            batch = Batch(len(outgoing))
+            batch: Batch[Record] = Batch(len(outgoing), asyncio.get_running_loop())
+            deadline = batch.began + timeout_s
             missing: dict[str, PublishError | None] = {}
             for index, each in enumerate(outgoing):
                 try:
@@ -89,9 +90,9 @@ class Publisher:
                             missing[topic] = await self._look_for(topic, deadline)
                         absent = absent or missing[topic]
                 if absent is not None:
-                    batch.finish(index, _for(each, absent))
+                    batch.finish(index, failed_alike(each, absent))
                 else:
-                    batch.records.append(record)
+                    batch.entries.append(record)
             self._producer.send(batch)  # all together, so that none is between two that were looked for
             if batch.left:
                 tick = self._producer.watch(batch, deadline)
@@ -99,7 +100,7 @@ class Publisher:
                     await batch.done
                 finally:
                     self._producer.leave(batch, tick)
-            return batch.outcomes
+            return batch.outcomes()
         finally:
             self._calls -= 1
             if not self._calls and self._idle is not None:
@@ -127,8 +128,9 @@ class Publisher:
         """What is stored, and the topics that must exist for it."""
         message, to = outgoing.message, outgoing.to
         letter = isinstance(to, DeadLetters)
+        headers: OwnHeaders | WireHeaders
         try:
-            headers = encode(message, outgoing.carried, letter=letter)
+            headers = own = encode(message, outgoing.carried, letter=letter)
             key = message.key.encode() if message.key is not None else None
         except UnicodeEncodeError as error:
             raise InvalidHeader(f"a header or field is no text: {error}", message_id=message.id) from error
@@ -140,7 +142,7 @@ class Publisher:
         if outgoing.delay_s > 0:
             if outgoing.delay_s > LONGEST_S:
                 raise Unsupported(f"a delay of {outgoing.delay_s} s: on Kafka the longest is {LONGEST_S:.0f} s")
-            headers = waiting(headers, topic, self._host.clock() + outgoing.delay_s)
+            headers = waiting([*own.items()], topic, self._host.clock() + outgoing.delay_s)
             rung = rung_of(outgoing.delay_s)
             if rung != LAST or not topic.endswith(RETRY):  # who reads a retry topic holds the last seconds itself
                 wait = wait_topic(self._names.prefix, rung)
@@ -203,15 +205,3 @@ def _failed(topic: str, error: BusframeError) -> PublishError:
     failed = PublishFailed(f"{what}; nothing was sent", transient=False)
     failed.__cause__ = error
     return failed
-
-
-def _for(outgoing: Outgoing, error: PublishError) -> PublishError:
-    """The same failure, for one of several messages that share it."""
-    own: PublishError
-    if isinstance(error, DestinationNotFound):
-        own = DestinationNotFound(str(outgoing.to), message_id=outgoing.message.id)
-    else:
-        transient = error.transient if isinstance(error, PublishFailed) else True
-        own = PublishFailed(error.what, message_id=outgoing.message.id, transient=transient)
-    own.__cause__ = error.__cause__
-    return own

@@ -1,28 +1,12 @@
-"""One message on its way to the server, and the call of ``publish`` that waits for it."""
+"""One message on its way to the server."""
 
-import asyncio
+from typing import TYPE_CHECKING
 
 from busframe.errors import PublishFailed, PublishOutcomeUnknown
 from busframe.model.destination import Address
 
-
-class Batch:
-    """The outcomes of one call of ``publish``; ``done`` when all are known; ``began`` on the loop's clock."""
-
-    __slots__ = ("began", "done", "left", "outcomes")
-
-    def __init__(self, size: int, loop: asyncio.AbstractEventLoop) -> None:
-        self.began = loop.time()
-        self.outcomes: list[Exception | None] = [None] * size
-        self.left = size
-        self.done: asyncio.Future[None] = loop.create_future()
-
-    def finish(self, index: int, outcome: Exception | None) -> None:
-        """One outcome is known."""
-        self.outcomes[index] = outcome
-        self.left -= 1
-        if not self.left and not self.done.done():
-            self.done.set_result(None)
+if TYPE_CHECKING:
+    from busframe.spi.batch import Batch
 
 
 class Entry:
@@ -43,7 +27,14 @@ class Entry:
     )
 
     def __init__(
-        self, to: Address, subject: bytes, headers: bytes, body: bytes, message_id: str, batch: Batch, index: int
+        self,
+        to: Address,
+        subject: bytes,
+        headers: bytes,
+        body: bytes,
+        message_id: str,
+        batch: "Batch[Entry]",
+        index: int,
     ) -> None:
         self.to = to
         self.subject = subject
@@ -51,7 +42,7 @@ class Entry:
         self.body = body
         self.size = len(headers) + len(body)
         self.message_id = message_id
-        self.batch: Batch | None = batch
+        self.batch: Batch[Entry] | None = batch
         self.index = index
         self.delayed = False
         self.reply = b""

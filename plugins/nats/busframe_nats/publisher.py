@@ -14,7 +14,6 @@ from uuid import uuid4
 
 from busframe.errors import (
     AccessDenied,
-    DestinationNotFound,
     MessageTooLarge,
     PublishError,
     PublishFailed,
@@ -25,11 +24,12 @@ from busframe.logic import wire
 from busframe.logic.size import FRAMEWORK_RESERVE_BYTES, message_bytes
 from busframe.model.delivery import Outgoing
 from busframe.model.destination import Address, DeadLetters, Subscription, Topic
+from busframe.spi.batch import Batch, failed_alike
 from busframe.spi.deadlines import Deadlines
 from busframe.spi.transport import Host
 from busframe_nats.answers import NO_RESPONDERS, Answers, JetStream, parse_json
 from busframe_nats.client import FLUSH_COMMANDS, Connection
-from busframe_nats.entry import Batch, Entry
+from busframe_nats.entry import Entry
 from busframe_nats.explanations import Explanations, no_schedules
 from busframe_nats.link import Link
 from busframe_nats.mapping import MAX_HEADER_BYTES, encode, status, with_schedule
@@ -91,14 +91,14 @@ class Publisher:
         if not outgoing:
             return []
         loop = asyncio.get_running_loop()
-        batch = Batch(len(outgoing), loop)
+        batch: Batch[Entry] = Batch(len(outgoing), loop)
         deadline = batch.began + timeout_s
         missing = await self._without_interest(outgoing, timeout_s) if _needs_interest(outgoing) else {}
-        entries: list[Entry] = []
+        entries = batch.entries
         for index, each in enumerate(outgoing):
             try:
                 if missing and (each.to, each.delay_s > 0) in missing:
-                    raise _for(each, missing[each.to, each.delay_s > 0])
+                    raise failed_alike(each, missing[each.to, each.delay_s > 0])
                 entry = self._entry(each, batch, index)
             except (PublishError, Unsupported) as error:
                 batch.finish(index, error)
@@ -118,7 +118,7 @@ class Publisher:
                 self._deadlines.remove(tick, entries)
                 if batch.left:
                     self._forget(entries)
-        return batch.outcomes
+        return batch.outcomes()
 
     async def close(self) -> None:
         """Wait a few seconds for what is under way, then end. Idempotent."""
@@ -151,7 +151,7 @@ class Publisher:
                     missing[to, delayed] = failed
         return missing
 
-    def _entry(self, outgoing: Outgoing, batch: Batch, index: int) -> Entry:
+    def _entry(self, outgoing: Outgoing, batch: Batch[Entry], index: int) -> Entry:
         message, to = outgoing.message, outgoing.to
         subject = f"{self._root(to)}.{bucket(message.key, message.id)}"
         headers = encode(message, outgoing.carried, outgoing.dedup_key)
@@ -318,16 +318,3 @@ def _needs_interest(outgoing: Sequence[Outgoing]) -> bool:
         if each.delay_s > 0 or isinstance(each.to, Subscription):
             return True
     return False
-
-
-def _for(outgoing: Outgoing, error: Exception) -> Exception:
-    """The same failure, for one of several messages that share it."""
-    own: Exception
-    if isinstance(error, DestinationNotFound):
-        own = DestinationNotFound(error.destination, message_id=outgoing.message.id)
-    elif isinstance(error, PublishFailed):
-        own = PublishFailed(error.what, message_id=outgoing.message.id, transient=error.transient)
-    else:
-        own = Unsupported(str(error))
-    own.__cause__ = error.__cause__
-    return own

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from busframe.errors import (
     Backpressure,
@@ -27,26 +28,10 @@ from busframe_rabbitmq.link import Backoff, Link
 from busframe_rabbitmq.settings import Settings
 from busframe_rabbitmq.topology import read_exchange, read_too_large
 
+if TYPE_CHECKING:
+    from busframe.spi.batch import Batch
+
 log = logging.getLogger(__name__)
-
-
-class Batch:
-    """The outcomes of one call of ``publish``; ``done`` when all are known."""
-
-    __slots__ = ("done", "entries", "left", "outcomes")
-
-    def __init__(self, size: int) -> None:
-        self.outcomes: list[Exception | None] = [None] * size
-        self.left = size
-        self.entries: list[Entry] = []
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def finish(self, index: int, outcome: Exception | None) -> None:
-        """One outcome is known."""
-        self.outcomes[index] = outcome
-        self.left -= 1
-        if not self.left and not self.done.done():
-            self.done.set_result(None)
 
 
 class Entry:
@@ -87,7 +72,7 @@ class Entry:
         *,
         mandatory: bool,
         delayed: bool,
-        batch: Batch,
+        batch: "Batch[Entry]",
         index: int,
     ) -> None:
         self.address = address
@@ -99,7 +84,7 @@ class Entry:
         self.size = len(body) + len(properties)
         self.mandatory = mandatory
         self.delayed = delayed
-        self.batch: Batch | None = batch
+        self.batch: Batch[Entry] | None = batch
         self.index = index
         self.channel: ConfirmChannel | None = None
         self.tag = 0

@@ -15,11 +15,12 @@ from busframe.errors import ClosedError, DestinationNotFound, MessageTooLarge, P
 from busframe.logic.size import FRAMEWORK_RESERVE_BYTES, message_bytes
 from busframe.model.delivery import Outgoing
 from busframe.model.destination import Topic
+from busframe.spi.batch import Batch, failed_alike
 from busframe.spi.deadlines import Deadlines
 from busframe.spi.transport import Host
 from busframe_rabbitmq.cascade import MAX_DELAY_S, Cascade, target
 from busframe_rabbitmq.client import ChannelRefused
-from busframe_rabbitmq.confirms import Batch, ConfirmChannel, Entry
+from busframe_rabbitmq.confirms import ConfirmChannel, Entry
 from busframe_rabbitmq.delays import Delays
 from busframe_rabbitmq.link import Link
 from busframe_rabbitmq.mapping import encode
@@ -67,13 +68,13 @@ class Publisher:
     async def publish(self, outgoing: Sequence[Outgoing], timeout_s: float) -> Sequence[Exception | None]:
         """See ``Transport.publish``."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+        batch: Batch[Entry] = Batch(len(outgoing), loop)
+        deadline = batch.began + timeout_s
         if self._ready_on is not self._link.connection:  # what was there may have gone with the server's data
             self._ready.clear()
             self._ready_on = self._link.connection
-        batch = Batch(len(outgoing))
         if not outgoing:
-            return batch.outcomes
+            return []
         missing: dict[Need, PublishError] = {}
         needs = [self._need(each) for each in outgoing]
         for need in dict.fromkeys(needs):
@@ -84,7 +85,7 @@ class Publisher:
         entries = batch.entries
         for index, (each, need) in enumerate(zip(outgoing, needs, strict=True)):
             if need is not None and need in missing:
-                batch.finish(index, _for(each, missing[need]))
+                batch.finish(index, failed_alike(each, missing[need]))
                 continue
             try:
                 entry, channel = self._entry(each, batch, index)
@@ -102,7 +103,7 @@ class Publisher:
                 if batch.left:
                     for entry in entries:
                         entry.forget()
-        return batch.outcomes
+        return batch.outcomes()
 
     async def close(self) -> None:
         """Wait a few seconds for what is under way, then end. Idempotent."""
@@ -129,7 +130,7 @@ class Publisher:
             return self._name(outgoing.to), topic, True
         return (self._name(outgoing.to), True, False) if topic else None
 
-    def _entry(self, outgoing: Outgoing, batch: Batch, index: int) -> tuple[Entry, ConfirmChannel]:
+    def _entry(self, outgoing: Outgoing, batch: Batch[Entry], index: int) -> tuple[Entry, ConfirmChannel]:
         message = outgoing.message
         properties = encode(message, outgoing.carried)
         self._check_size(outgoing, properties)
@@ -228,15 +229,3 @@ class Publisher:
 def _expire(entries: Sequence[Entry]) -> None:
     for entry in entries:
         entry.expire()
-
-
-def _for(outgoing: Outgoing, error: PublishError) -> PublishError:
-    """The same failure, for one of several messages that share it."""
-    own: PublishError
-    if isinstance(error, DestinationNotFound):
-        own = DestinationNotFound(str(outgoing.to), message_id=outgoing.message.id)
-    else:
-        transient = error.transient if isinstance(error, PublishFailed) else True
-        own = PublishFailed(error.what, message_id=outgoing.message.id, transient=transient)
-    own.__cause__ = error.__cause__
-    return own
