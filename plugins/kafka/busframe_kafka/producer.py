@@ -65,7 +65,7 @@ class Record:
     Attributes:
         index: of its outcome in its batch.
         address: what the application calls its destination.
-        sent: who has it; None: it was surely not sent.
+        sent: who has it, with a copy of key, value and headers, which are let go here; None: it was surely not sent.
         batch: who waits for it; None: nobody any more.
     """
 
@@ -85,7 +85,7 @@ class Record:
         self.topic = topic
         self.key = key
         self.value = value
-        self.headers = headers
+        self.headers: OwnHeaders | WireHeaders | None = headers
         self.index = index
         self.size = size or wire_bytes(headers, key, value or b"")
         self.address = address or topic
@@ -356,6 +356,7 @@ class PipelinedProducer:
                 return True
             record.finish(error)
             return True
+        record.key = record.value = record.headers = None
         if len(handle.under_way) > MANY and not handle.by_loop:
             handle.poll_by_loop()
         return True
