@@ -191,7 +191,7 @@ def consumers(url: str) -> list[Contender]:
     ]
 
 
-PUBLISH_BARS = (Bar("busframe, publish", "FastStream", 2.3), Bar("busframe, publish_many", "FastStream", 2.5))
+PUBLISH_BARS = (Bar("busframe, publish", "FastStream", 2.5), Bar("busframe, publish_many", "FastStream", 2.5))
 CONSUME_BARS = (Bar("busframe", "FastStream, push", 3.5),)
 
 

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -211,7 +212,7 @@ class Publisher:
             if entry.sends and asyncio.get_running_loop().time() - entry.batch.began > self._send_again_s:
                 entry.finish(PublishOutcomeUnknown("the connection was lost for too long", message_id=entry.message_id))
                 continue
-            reply = entry.reply = self._answers.expect(self._answered(entry))
+            reply = entry.reply = self._answers.expect(partial(self._answered, entry))
             entry.sends += 1
             window[reply] = entry
             self._window_bytes += entry.size
@@ -238,17 +239,14 @@ class Publisher:
         if self._window.pop(entry.reply, None) is not None:
             self._window_bytes -= entry.size
 
-    def _answered(self, entry: Entry) -> Any:
-        def answered(data: bytes, headers: bytes | None) -> None:
-            self._take_out(entry)
-            if data[:1] == b"{" and b'"error"' not in data:
-                entry.finish(None)
-            else:
-                self._refused(entry, data, headers)
-            if self._queue or not self._window:
-                self._pump()
-
-        return answered
+    def _answered(self, entry: Entry, data: bytes, headers: bytes | None) -> None:
+        self._take_out(entry)
+        if data[:1] == b"{" and b'"error"' not in data:
+            entry.finish(None)
+        else:
+            self._refused(entry, data, headers)
+        if self._queue or not self._window:
+            self._pump()
 
     def _expire(self, entries: Sequence[Entry]) -> None:
         for entry in list(entries):
