@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from busframe_kafka.transport import Kafka
-from plugins.kafka.tests.support import make_host, make_settings
+from plugins.kafka.tests.support import make_settings
+from tests.support.transports import make_host
 
 ROOT = Path(__file__).parents[3]
 ROUNDS, ASKED = 40, 40

@@ -19,7 +19,8 @@ from busframe.model.settlement import ACK, RELEASE
 from busframe.spi.transport import Receiver
 from busframe_kafka.consumer import BATCH
 from busframe_kafka.transport import Kafka
-from plugins.kafka.tests.support import DEADLINE_S, declare, eventually, make_prefix, message, opened, publish_all
+from plugins.kafka.tests.support import make_prefix, opened
+from tests.support.transports import DEADLINE_S, declare, eventually, message, publish_all
 
 EMAILS = Queue[Any]("emails")
 ORDERS = Topic[Any]("orders")

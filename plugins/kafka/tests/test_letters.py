@@ -6,7 +6,8 @@ import pytest
 
 from busframe.errors import DestinationNotFound, Unsupported
 from busframe.model.destination import Queue
-from plugins.kafka.tests.support import declare, message, opened, publish_all, stored
+from plugins.kafka.tests.support import opened, stored
+from tests.support.transports import declare, message, publish_all
 
 EMAILS = Queue[Any]("emails")
 LETTERS = EMAILS.dead_letters

@@ -33,8 +33,9 @@ from busframe.model.message import Message
 from busframe_kafka import forwarder, receiver
 from busframe_kafka.client import EARLIEST
 from busframe_kafka.transport import Kafka
-from plugins.kafka.tests.support import declare, eventually, message, opened, publish
+from plugins.kafka.tests.support import opened
 from tests.brokers.kafka import Kafka as KafkaServer
+from tests.support.transports import declare, eventually, message, publish
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "operate-kafka.md"
 SETUP, WORKER, WEB = "setup", "worker", "web"

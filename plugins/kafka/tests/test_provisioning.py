@@ -13,15 +13,8 @@ from busframe_kafka import receiver
 from busframe_kafka.client import ResourceType
 from busframe_kafka.registry import Declared
 from busframe_kafka.topology import TopicSpec
-from plugins.kafka.tests.support import (
-    declare,
-    delete_topic,
-    entities,
-    make_prefix,
-    message,
-    opened,
-    publish_all,
-)
+from plugins.kafka.tests.support import delete_topic, make_prefix, opened
+from tests.support.transports import declare, entities, message, publish_all
 
 EMAILS = Queue[Any]("emails")
 ORDERS = Topic[Any]("orders")

@@ -20,20 +20,9 @@ from busframe.model.delivery import Outgoing
 from busframe.model.destination import Queue, Topic
 from busframe_kafka.ladder import LONGEST_S
 from busframe_kafka.mapping import decode, read_waiting
-from plugins.kafka.tests.support import (
-    DEADLINE_S,
-    Reports,
-    declare,
-    delete_topic,
-    kinds,
-    make_prefix,
-    message,
-    opened,
-    publish,
-    publish_all,
-    stored,
-)
+from plugins.kafka.tests.support import delete_topic, make_prefix, opened, stored
 from tests.brokers.kafka import Kafka as KafkaServer
+from tests.support.transports import DEADLINE_S, Reports, declare, kinds, message, publish, publish_all
 
 EMAILS = Queue[Any]("emails")
 ORDERS = Topic[Any]("orders")

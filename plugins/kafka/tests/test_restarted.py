@@ -8,8 +8,9 @@ import pytest
 
 from busframe.errors import TransportError
 from busframe.model.destination import Queue
-from plugins.kafka.tests.support import declare, eventually, message, opened, publish_all
+from plugins.kafka.tests.support import opened
 from tests.brokers.kafka import Kafka
+from tests.support.transports import declare, eventually, message, publish_all
 
 EMAILS = Queue[Any]("emails")
 

@@ -16,8 +16,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from busframe.errors import AccessDenied, BusframeError, ConnectionFailed
 from busframe.model.destination import Queue
 from busframe_kafka.transport import Kafka
-from plugins.kafka.tests.support import declare, make_host, make_settings, message, opened, publish_all
+from plugins.kafka.tests.support import make_settings, opened
 from tests.brokers.kafka import Kafka as KafkaServer
+from tests.support.transports import declare, make_host, message, publish_all
 
 EMAILS = Queue[Any]("emails")
 

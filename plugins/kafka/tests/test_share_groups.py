@@ -18,7 +18,8 @@ from busframe_kafka.client import (
     ResourceType,
     error_of,
 )
-from plugins.kafka.tests.support import DEADLINE_S, make_settings
+from plugins.kafka.tests.support import make_settings
+from tests.support.transports import DEADLINE_S
 
 POLL_S = 0.5
 

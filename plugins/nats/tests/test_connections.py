@@ -18,22 +18,10 @@ from busframe.errors import AccessDenied, ConnectionFailed, TransportError
 from busframe.model.destination import Queue
 from busframe_nats.client import translate
 from busframe_nats.transport import Nats
-from plugins.nats.tests.support import (
-    Reports,
-    consuming,
-    cut,
-    declare,
-    frozen,
-    make_host,
-    make_settings,
-    message,
-    opened,
-    proxied,
-    publish_all,
-    take,
-)
+from plugins.nats.tests.support import cut, make_settings, opened
 from tests.brokers.nats import NATS, NEWEST
 from tests.brokers.ports import free_ports
+from tests.support.transports import Reports, consuming, declare, frozen, make_host, message, proxied, publish_all, take
 
 EMAILS = Queue[Any]("emails")
 

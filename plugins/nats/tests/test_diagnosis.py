@@ -7,7 +7,8 @@ import pytest
 from busframe.errors import TransportError
 from busframe.model.destination import Queue
 from busframe_nats.diagnosis import Seen, findings
-from plugins.nats.tests.support import declare, make_settings, opened
+from plugins.nats.tests.support import make_settings, opened
+from tests.support.transports import declare
 
 STREAM = {"name": "bf-q", "num_replicas": 3, "storage": "file", "max_bytes": -1}
 SINGLE = {**STREAM, "num_replicas": 1}

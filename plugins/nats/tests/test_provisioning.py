@@ -9,18 +9,9 @@ from busframe.errors import AccessDenied, ConfigurationError, TopologyMismatch, 
 from busframe.model.destination import Queue, Topic
 from busframe.model.entity import Entity
 from busframe_nats.topology import SCHEDULES
-from plugins.nats.tests.support import (
-    consumer,
-    consuming,
-    declare,
-    entities,
-    message,
-    nothing_arrives,
-    opened,
-    publish_all,
-    take,
-)
+from plugins.nats.tests.support import consumer, opened
 from tests.brokers.nats import NATS
+from tests.support.transports import consuming, declare, entities, message, nothing_arrives, publish_all, take
 
 QUEUE = Queue[Any]("q.dotted")
 TOPIC = Topic[Any]("t")

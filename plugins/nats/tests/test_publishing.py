@@ -19,23 +19,21 @@ from busframe.model.destination import Queue, Topic
 from busframe.model.entity import Entity
 from busframe.model.message import Message
 from busframe_nats.topology import MAX_DELAY_S, SCHEDULES
-from plugins.nats.tests.support import (
+from plugins.nats.tests.support import consumer, cut, opened
+from tests.brokers.nats import NATS
+from tests.support.transports import (
     Reports,
-    consumer,
     consuming,
-    cut,
     declare,
     frozen,
     kinds,
     message,
     nothing_arrives,
-    opened,
     proxied,
     publish,
     publish_all,
     take,
 )
-from tests.brokers.nats import NATS
 
 EMAILS = Queue[Any]("emails")
 EVENTS = Topic[Any]("events")

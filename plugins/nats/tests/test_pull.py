@@ -9,7 +9,7 @@ import pytest
 
 from busframe_nats.fetch import Fetch
 from busframe_nats.pull import SILENCE_S, Pull
-from plugins.nats.tests.support import eventually
+from tests.support.transports import eventually
 
 
 class Wire:

@@ -12,17 +12,15 @@ from busframe.model.destination import Queue, Topic
 from busframe.model.entity import Entity
 from busframe.model.settlement import ACK, RELEASE, DeadLetter, Nack
 from busframe_nats.topology import bucket
-from plugins.nats.tests.support import (
+from plugins.nats.tests.support import consumer, cut, opened
+from tests.support.transports import (
     DEADLINE_S,
     Reports,
-    consumer,
     consuming,
-    cut,
     declare,
     eventually,
     message,
     nothing_arrives,
-    opened,
     publish_all,
     receive,
     take,

@@ -17,7 +17,8 @@ from busframe.model.destination import Queue
 from busframe_rabbitmq.client import ERRORS, ChannelRefused, Connection, translate
 from busframe_rabbitmq.client import connect as connect_to
 from busframe_rabbitmq.transport import RabbitMQ
-from plugins.rabbitmq.tests.support import declare, eventually, make_host, make_settings, opened
+from plugins.rabbitmq.tests.support import make_settings, opened
+from tests.support.transports import declare, eventually, make_host
 
 
 async def connect(url: str, **more: Any) -> Connection:

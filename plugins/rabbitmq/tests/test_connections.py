@@ -12,7 +12,8 @@ from busframe.errors import AccessDenied, Backpressure, ConnectionFailed, Publis
 from busframe.model.destination import Queue
 from busframe.spi import ACK
 from busframe_rabbitmq.transport import RabbitMQ
-from plugins.rabbitmq.tests.support import (
+from plugins.rabbitmq.tests.support import opened
+from tests.support.transports import (
     Reports,
     consuming,
     declare,
@@ -20,7 +21,6 @@ from plugins.rabbitmq.tests.support import (
     frozen,
     kinds,
     message,
-    opened,
     proxied,
     publish,
     publish_all,

@@ -13,16 +13,15 @@ from busframe.model.delivery import Outgoing
 from busframe.model.destination import Queue, Topic
 from busframe.model.settlement import ACK
 from busframe_rabbitmq.transport import RabbitMQ
-from plugins.rabbitmq.tests.support import (
+from plugins.rabbitmq.tests.support import limit_length, opened
+from tests.support.transports import (
     consuming,
     declare,
     entities,
     eventually,
     kinds,
-    limit_length,
     message,
     nothing_arrives,
-    opened,
     publish,
     publish_all,
     receive,

@@ -13,18 +13,8 @@ from busframe.spi.transport import Receiver
 from busframe_rabbitmq import early
 from busframe_rabbitmq.channel import Channel
 from busframe_rabbitmq.transport import RabbitMQ
-from plugins.rabbitmq.tests.support import (
-    DEADLINE_S,
-    Reports,
-    consuming,
-    cut,
-    declare,
-    eventually,
-    message,
-    opened,
-    publish_all,
-    receive,
-)
+from plugins.rabbitmq.tests.support import cut, opened
+from tests.support.transports import DEADLINE_S, Reports, consuming, declare, eventually, message, publish_all, receive
 
 EMAILS = Queue[Any]("emails")
 

@@ -13,7 +13,8 @@ from busframe.model.destination import Queue
 from busframe.spi import RELEASE
 from busframe_rabbitmq.channel import open_channel
 from busframe_rabbitmq.foreign import readable
-from plugins.rabbitmq.tests.support import consuming, declare, message, opened, publish_all, receive, take
+from plugins.rabbitmq.tests.support import opened
+from tests.support.transports import consuming, declare, message, publish_all, receive, take
 
 EMAILS = Queue[Any]("emails")
 MILLISECONDS = b"T" + struct.pack(">Q", 1_764_000_000_000)

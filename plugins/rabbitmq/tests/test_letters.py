@@ -9,7 +9,8 @@ from busframe.errors import DestinationNotFound, TransportError, Unsupported
 from busframe.model.destination import Queue
 from busframe_rabbitmq import letters as of_letters
 from busframe_rabbitmq.channel import Channel, open_channel
-from plugins.rabbitmq.tests.support import consuming, declare, eventually, message, opened, publish_all, receive, take
+from plugins.rabbitmq.tests.support import opened
+from tests.support.transports import consuming, declare, eventually, message, publish_all, receive, take
 
 EMAILS = Queue[Any]("emails")
 LETTERS = EMAILS.dead_letters

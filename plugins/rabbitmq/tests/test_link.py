@@ -17,17 +17,8 @@ from busframe_rabbitmq.client import Connection
 from busframe_rabbitmq.link import Link, Rounds
 from busframe_rabbitmq.settings import Server, Settings
 from busframe_rabbitmq.transport import RabbitMQ
-from plugins.rabbitmq.tests.support import (
-    DEADLINE_S,
-    Reports,
-    consuming,
-    declare,
-    make_host,
-    make_settings,
-    message,
-    proxied,
-    publish_all,
-)
+from plugins.rabbitmq.tests.support import make_settings
+from tests.support.transports import DEADLINE_S, Reports, consuming, declare, make_host, message, proxied, publish_all
 
 EMAILS = Queue[Any]("emails")
 

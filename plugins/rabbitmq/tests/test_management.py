@@ -12,17 +12,8 @@ from busframe.errors import AccessDenied, ConnectionFailed, TopologyMismatch, Tr
 from busframe.model.destination import Queue, Topic
 from busframe_rabbitmq.channel import open_channel
 from busframe_rabbitmq.management import Management
-from plugins.rabbitmq.tests.support import (
-    consuming,
-    declare,
-    entities,
-    eventually,
-    make_settings,
-    message,
-    opened,
-    publish_all,
-    receive,
-)
+from plugins.rabbitmq.tests.support import make_settings, opened
+from tests.support.transports import consuming, declare, entities, eventually, message, publish_all, receive
 
 EMAILS = Queue[Any]("emails")
 ORDERS = Topic[Any]("orders")

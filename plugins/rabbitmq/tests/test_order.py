@@ -15,16 +15,14 @@ from busframe.model.settlement import ACK, DeadLetter
 from busframe.spi import Receiver
 from busframe_rabbitmq.client import Connection
 from busframe_rabbitmq.transport import RabbitMQ
-from plugins.rabbitmq.tests.support import (
+from plugins.rabbitmq.tests.support import cut, make_settings, opened
+from tests.support.transports import (
     consuming,
-    cut,
     declare,
     eventually,
     make_host,
-    make_settings,
     message,
     nothing_arrives,
-    opened,
     publish_all,
     receive,
     take,

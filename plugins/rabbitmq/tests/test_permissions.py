@@ -11,7 +11,8 @@ import pytest
 
 from busframe import Bus, Context, Queue, Reject, Retry, Topic
 from busframe.errors import AccessDenied, BusframeError, PublishFailed
-from plugins.rabbitmq.tests.support import consuming, declare, message, opened, publish, publish_all, take
+from plugins.rabbitmq.tests.support import opened
+from tests.support.transports import consuming, declare, message, publish, publish_all, take
 
 pytestmark = pytest.mark.broker
 

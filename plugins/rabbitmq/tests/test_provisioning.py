@@ -10,7 +10,8 @@ from busframe.model.destination import Queue, Topic
 from busframe.model.entity import Change
 from busframe_rabbitmq.channel import open_channel
 from busframe_rabbitmq.topology import queue_arguments
-from plugins.rabbitmq.tests.support import consuming, declare, entities, message, opened, publish_all, take
+from plugins.rabbitmq.tests.support import opened
+from tests.support.transports import consuming, declare, entities, message, publish_all, take
 
 EMAILS = Queue[Any]("emails")
 ORDERS = Topic[Any]("orders")

@@ -19,20 +19,17 @@ from busframe.errors import (
 from busframe.model.delivery import Outgoing
 from busframe.model.destination import Queue, Topic
 from busframe_rabbitmq.channel import open_channel
-from plugins.rabbitmq.tests.support import (
+from plugins.rabbitmq.tests.support import cut, limit_length, opened, queues_are_on_disk
+from tests.support.transports import (
     Reports,
     consuming,
-    cut,
     declare,
     eventually,
     kinds,
-    limit_length,
     message,
     nothing_arrives,
-    opened,
     publish,
     publish_all,
-    queues_are_on_disk,
     take,
 )
 

@@ -12,16 +12,15 @@ from busframe.model.destination import Queue, Topic
 from busframe.model.entity import Entity
 from busframe.model.settlement import ACK, RELEASE, DeadLetter, Nack
 from busframe_rabbitmq.channel import Channel, open_channel
-from plugins.rabbitmq.tests.support import (
+from plugins.rabbitmq.tests.support import cut, opened
+from tests.support.transports import (
     Reports,
     consuming,
-    cut,
     declare,
     eventually,
     kinds,
     message,
     nothing_arrives,
-    opened,
     publish,
     publish_all,
     receive,

@@ -11,16 +11,14 @@ from busframe.model.message import Message
 from busframe.model.settlement import ACK, RELEASE
 from busframe_rabbitmq.channel import open_channel
 from busframe_rabbitmq.transport import RabbitMQ
-from plugins.rabbitmq.tests.support import (
+from plugins.rabbitmq.tests.support import cut, limit_length, opened
+from tests.support.transports import (
     consuming,
-    cut,
     declare,
     eventually,
     kinds,
-    limit_length,
     message,
     nothing_arrives,
-    opened,
     publish,
     publish_all,
     receive,

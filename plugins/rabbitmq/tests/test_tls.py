@@ -13,19 +13,9 @@ from busframe.model.destination import Queue
 from busframe_rabbitmq.client import connect
 from busframe_rabbitmq.tls import make_context, read_refusal
 from plugins.rabbitmq.tests.certificates import allow_external, serve_tls, write
-from plugins.rabbitmq.tests.support import (
-    Reports,
-    consuming,
-    declare,
-    frozen,
-    make_settings,
-    message,
-    opened,
-    proxied,
-    publish_all,
-    take,
-)
+from plugins.rabbitmq.tests.support import make_settings, opened
 from tests.brokers.rabbitmq import RabbitMQ
+from tests.support.transports import Reports, consuming, declare, frozen, message, proxied, publish_all, take
 
 EMAILS = Queue[Any]("emails")
 Files = dict[str, Any]

@@ -5,7 +5,7 @@ import time
 from itertools import count
 
 from busframe_rabbitmq.watch import Watch
-from plugins.rabbitmq.tests.support import eventually
+from tests.support.transports import eventually
 
 HEARTBEAT_S = 0.1
 
