@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from busframe.errors import AccessDenied, BusframeError, DestinationNotFound, TransportError
 from busframe_kafka import ladder
-from busframe_kafka.assignment import Record as Waiting
+from busframe_kafka.assignment import Record
 from busframe_kafka.client import consumer_config
 from busframe_kafka.consumer import Member
+from busframe_kafka.entry import Entry
 from busframe_kafka.listener import Listener
 from busframe_kafka.mapping import WireHeaders, read_waiting, waiting, without_waiting
-from busframe_kafka.producer import Record
 
 if TYPE_CHECKING:
     from busframe_kafka.transport import Kafka
@@ -46,7 +46,7 @@ class Forwarder(Listener):
         self._transport = transport
         self._prefix = transport.names.prefix
         self._member: Member | None = None
-        self._heap: list[tuple[float, Waiting, str]] = []
+        self._heap: list[tuple[float, Record, str]] = []
         self._arrived = asyncio.Event()
         self._failed: BusframeError | None = None
         self._kept = False
@@ -101,7 +101,7 @@ class Forwarder(Listener):
                 for record in fresh:
                     member.put_aside(record)
                     heappush(self._heap, self._step(record))
-            due: list[tuple[float, Waiting, str]] = []
+            due: list[tuple[float, Record, str]] = []
             while self._heap and self._heap[0][0] <= clock() and len(due) < AT_ONCE:
                 step = heappop(self._heap)
                 if member.again(step[1]):
@@ -111,7 +111,7 @@ class Forwarder(Listener):
             else:
                 await self._wait(self._heap[0][0] - clock() if self._heap else None)
 
-    def _step(self, record: Waiting) -> tuple[float, Waiting, str]:
+    def _step(self, record: Record) -> tuple[float, Record, str]:
         raw: Any = record.raw
         to, due = read_waiting(raw.headers())
         if not to:  # of a foreign program, which has no business here
@@ -122,11 +122,11 @@ class Forwarder(Listener):
         step = ladder.next_step(self._prefix, record.partition.topic, stored_at, due, to, held=held)
         return step.at, record, step.topic
 
-    async def _move(self, member: Member, due: Sequence[tuple[float, Waiting, str]]) -> None:
+    async def _move(self, member: Member, due: Sequence[tuple[float, Record, str]]) -> None:
         copies = [(record, _copy(record, topic)) for _, record, topic in due if topic]
         member.finish([record for _, record, topic in due if not topic])
         outcomes = await self._transport.producer.write([copy for _, copy in copies], WRITE_S)
-        moved: list[Waiting] = []
+        moved: list[Record] = []
         for (record, copy), outcome in zip(copies, outcomes, strict=True):
             if outcome is None:
                 moved.append(record)
@@ -138,14 +138,14 @@ class Forwarder(Listener):
                 heappush(self._heap, (self._transport.host.clock() + AGAIN_S, record, copy.topic))
         member.finish(moved)
 
-    async def _wait_again(self, record: Waiting, to: str) -> bool:
+    async def _wait_again(self, record: Record, to: str) -> bool:
         """Store a record whose target is missing for another while: it may hold up nothing else."""
         raw: Any = record.raw
         log.warning("a delayed message is due for %s, which does not exist: it waits on", to)
         again = self._transport.host.clock() + MISSING_S
         headers = waiting(list(raw.headers() or ()), to, again)
         topic = ladder.wait_topic(self._prefix, ladder.rung_of(MISSING_S))
-        (outcome,) = await self._transport.producer.write([Record(topic, raw.key(), raw.value(), headers)], WRITE_S)
+        (outcome,) = await self._transport.producer.write([Entry(topic, raw.key(), raw.value(), headers)], WRITE_S)
         return outcome is None
 
     async def _wait(self, for_s: float | None) -> None:
@@ -189,9 +189,9 @@ class Forwarder(Listener):
         self._arrived.set()
 
 
-def _copy(record: Waiting, topic: str) -> Record:
+def _copy(record: Record, topic: str) -> Entry:
     """The record as it goes on; where it waits on, it still says for what and until when."""
     raw: Any = record.raw
     headers: WireHeaders = list(raw.headers() or ())
     waits = topic.endswith(ladder.RETRY) or f"{ladder.WAIT}-" in topic
-    return Record(topic, raw.key(), raw.value(), headers if waits else without_waiting(headers))
+    return Entry(topic, raw.key(), raw.value(), headers if waits else without_waiting(headers))

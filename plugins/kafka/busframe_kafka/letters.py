@@ -17,8 +17,9 @@ from busframe.model.destination import DeadLetters
 from busframe.model.entity import Stored
 from busframe_kafka.admin import Admin
 from busframe_kafka.client import Consumer
+from busframe_kafka.entry import Entry
 from busframe_kafka.mapping import decode, position_of
-from busframe_kafka.producer import PipelinedProducer, Record
+from busframe_kafka.producer import PipelinedProducer
 from busframe_kafka.reader import read_to_end
 from busframe_kafka.topology import Names
 
@@ -92,7 +93,7 @@ class Letters:
             TransportError: not all could be removed.
         """
         topic = self._names.topic(source)
-        records = [Record(topic, key, None, []) for key in keys]
+        records = [Entry(topic, key, None, []) for key in keys]
         for outcome in await self._producer.write(records, WRITE_TIMEOUT_S):
             if outcome is not None:
                 raise _failed(source, outcome) from outcome

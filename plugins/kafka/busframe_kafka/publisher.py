@@ -25,9 +25,10 @@ from busframe.model.destination import DeadLetters, Queue, Subscription
 from busframe.spi.batch import Batch, failed_alike
 from busframe.spi.transport import Host
 from busframe_kafka.admin import Admin
+from busframe_kafka.entry import Entry
 from busframe_kafka.ladder import LAST, LONGEST_S, RETRY, rung_of, wait_topic
 from busframe_kafka.mapping import RECORD_OVERHEAD_BYTES, OwnHeaders, WireHeaders, encode, waiting, wire_bytes
-from busframe_kafka.producer import FLUSH_TIMEOUT_S, PipelinedProducer, Record
+from busframe_kafka.producer import FLUSH_TIMEOUT_S, PipelinedProducer
 from busframe_kafka.settings import Settings
 from busframe_kafka.topology import Names
 
@@ -74,7 +75,7 @@ class Publisher:
         """See ``Transport.publish``."""
         self._calls += 1
         try:
-            batch: Batch[Record] = Batch(len(outgoing), asyncio.get_running_loop())
+            batch: Batch[Entry] = Batch(len(outgoing), asyncio.get_running_loop())
             deadline = batch.began + timeout_s
             missing: dict[str, PublishError | None] = {}
             for index, each in enumerate(outgoing):
@@ -124,7 +125,7 @@ class Publisher:
 
     # ------------------------------------------------------------------------------------------ one message
 
-    def _record(self, outgoing: Outgoing, index: int) -> tuple[Record, Sequence[str]]:
+    def _record(self, outgoing: Outgoing, index: int) -> tuple[Entry, Sequence[str]]:
         """What is stored, and the topics that must exist for it."""
         message, to = outgoing.message, outgoing.to
         letter = isinstance(to, DeadLetters)
@@ -151,7 +152,7 @@ class Publisher:
         most = self._most_bytes if is_copy else self._most_bytes - FRAMEWORK_RESERVE_BYTES
         if size > most:  # a copy that the framework makes may use what is kept free for it
             raise MessageTooLarge(size, most, message_id=message.id)
-        return Record(topic, key, message.body, headers, index, size + RECORD_OVERHEAD_BYTES, to, message.id), needs
+        return Entry(topic, key, message.body, headers, index, size + RECORD_OVERHEAD_BYTES, to, message.id), needs
 
     def _topic(self, outgoing: Outgoing, is_copy: bool) -> str:
         """Where it goes in the end.

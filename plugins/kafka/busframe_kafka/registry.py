@@ -23,7 +23,8 @@ from uuid import uuid4
 from busframe.errors import AccessDenied, TransportError
 from busframe_kafka.admin import Admin
 from busframe_kafka.client import LATEST, Consumer
-from busframe_kafka.producer import PipelinedProducer, Record
+from busframe_kafka.entry import Entry
+from busframe_kafka.producer import PipelinedProducer
 from busframe_kafka.reader import read_to_end
 
 REFRESH_S = 30.0
@@ -191,7 +192,7 @@ class Registry:
         await self._write([(f"{topic} made", b"{}") for topic in topics])
 
     async def _write(self, records: Sequence[tuple[str, bytes | None]]) -> None:
-        made = [Record(self.topic, key.encode(), value, []) for key, value in records]
+        made = [Entry(self.topic, key.encode(), value, []) for key, value in records]
         for outcome in await self._producer.write(made, TIMEOUT_S):
             if outcome is not None:
                 failed = AccessDenied if isinstance(outcome.__cause__, AccessDenied) else TransportError
