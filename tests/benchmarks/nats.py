@@ -17,13 +17,13 @@ from nats.js import api
 from busframe import Bus, Context, Queue
 from tests.benchmarks.compare import Bar, Contender, compare
 from tests.benchmarks.payload import BODY, ORDER, Order
-from tests.benchmarks.work import Done, lanes
+from tests.benchmarks.work import IN_FLIGHT, Done, lanes
 from tests.brokers.find import running
 from tests.brokers.nats import BROKER
 
 MESSAGES = 20_000
 ROUNDS = 5
-IN_FLIGHT = 500
+HELD = 500
 HANDLERS = 50
 """At once, where there can be several: FastStream and the bare callback have one."""
 
@@ -137,7 +137,7 @@ def consumers(url: str) -> list[Contender]:
                 await message.ack()
                 done.one()
 
-            config = api.ConsumerConfig(max_ack_pending=IN_FLIGHT)
+            config = api.ConsumerConfig(max_ack_pending=HELD)
             started = time.perf_counter()
             await client.client.jetstream().subscribe(name, durable="w", cb=handle, manual_ack=True, config=config)
             await done.all.wait()
@@ -158,8 +158,8 @@ def consumers(url: str) -> list[Contender]:
                 name,
                 stream=JStream(name, declare=False),
                 durable="w",
-                config=api.ConsumerConfig(max_ack_pending=IN_FLIGHT),
-                pull_sub=PullSub(batch_size=IN_FLIGHT) if pull else False,
+                config=api.ConsumerConfig(max_ack_pending=HELD),
+                pull_sub=PullSub(batch_size=HELD) if pull else False,
             )(handle)
             async with broker:
                 started = time.perf_counter()
@@ -172,7 +172,7 @@ def consumers(url: str) -> list[Contender]:
     async def ours(messages: int) -> float:
         queue, bus, done = _queue(), Bus(url), Done(messages)
 
-        @bus.handle(queue, concurrency=HANDLERS, prefetch=IN_FLIGHT)
+        @bus.handle(queue, concurrency=HANDLERS, prefetch=HELD)
         async def handle(order: Order, ctx: Context) -> None:
             done.one()
 
@@ -203,7 +203,7 @@ def main() -> None:
         sizes = {"messages": MESSAGES, "rounds": ROUNDS}
         reached = [
             compare(f"NATS publish, {IN_FLIGHT} in flight", publishers(server.url), PUBLISH_BARS, **sizes),
-            compare(f"NATS consume, {IN_FLIGHT} held", consumers(server.url), CONSUME_BARS, **sizes),
+            compare(f"NATS consume, {HELD} held", consumers(server.url), CONSUME_BARS, **sizes),
         ]
     if not all(reached):
         sys.exit(1)

@@ -13,13 +13,12 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from busframe import Bus, Context, Queue
 from tests.benchmarks.compare import Bar, Contender, compare
 from tests.benchmarks.payload import BODY, ORDER, Order
-from tests.benchmarks.work import lanes
+from tests.benchmarks.work import IN_FLIGHT, lanes
 from tests.brokers.find import running
 from tests.brokers.rabbitmq import BROKER
 
 MESSAGES = 10_000
 ROUNDS = 7
-IN_FLIGHT = 200
 
 QUORUM = {"x-queue-type": "quorum"}
 PROPERTIES = pika.BasicProperties(

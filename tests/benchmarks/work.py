@@ -4,6 +4,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+IN_FLIGHT = 200
+"""Publishes under way; for every broker the same."""
+
 
 async def lanes(messages: int, publish: Callable[[], Awaitable[object]], *, at_once: int) -> float:
     """Publish so many messages, so many at once; returns the seconds that it took."""

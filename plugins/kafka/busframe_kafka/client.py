@@ -6,6 +6,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from math import ceil
 from typing import Any
 
 from confluent_kafka import (
@@ -198,8 +199,7 @@ def producer_config(settings: Settings, client_id: str, on_error: Callable[[Kafk
         "enable.idempotence": True,
         "partitioner": "murmur2_random",
         "linger.ms": settings.linger_s * 1000,
-        # Messages without a key are spread over all partitions, and so over all workers, one by one.
-        "sticky.partitioning.linger.ms": 0,
+        "sticky.partitioning.linger.ms": ceil(settings.sticky_s * 1000),
         "compression.type": settings.compression,
         "message.max.bytes": settings.max_message_bytes,
         "message.timeout.ms": round(settings.delivery_timeout_s * 1000),
@@ -271,7 +271,7 @@ def admin_config(settings: Settings, client_id: str, on_error: Callable[[KafkaEr
 _PRODUCER_ONLY = frozenset(
     {
         "acks", "request.required.acks", "enable.idempotence", "enable.gapless.guarantee", "batch.size",
-        "batch.num.messages", "sticky.partitioning.linger.ms", "retry.backoff.ms", "retry.backoff.max.ms", "retries",
+        "batch.num.messages", "retry.backoff.ms", "retry.backoff.max.ms", "retries",
         "message.send.max.retries", "compression.level", "request.timeout.ms", "topic.metadata.propagation.max.ms",
         "max.in.flight", "max.in.flight.requests.per.connection", "queue.buffering.backpressure.threshold",
     }

@@ -38,6 +38,7 @@ OWN = {
     "delivery.timeout.ms": "say delivery_timeout_s",
     "linger.ms": "say linger_s",
     "queue.buffering.max.ms": "say linger_s",
+    "sticky.partitioning.linger.ms": "say sticky_s",
     "compression.codec": "say compression",
     "compression.type": "say compression",
     "message.max.bytes": "say max_message_bytes",
@@ -108,6 +109,9 @@ class Settings(BaseModel):
         delivery_timeout_s: how long the client goes on trying to deliver a message, also when nobody waits for it any
             more; a publish with a longer ``timeout_s`` ends after this.
         linger_s: how long to wait for more messages to send together.
+        sticky_s: for how long messages without a key go to one partition before another one has its turn; 0: each goes
+            to any, so that a few long jobs reach all workers. A millisecond, and one of ``linger_s``, spares the
+            servers half of their work where many are published.
         compression: of what is published.
         partitions: of topics that are created for a queue or a topic: the most workers that can share its messages.
         replication_factor: of topics that are created; None: the server's default.
@@ -144,6 +148,7 @@ class Settings(BaseModel):
     publish_window_bytes: int = Field(32 * 1024 * 1024, ge=1)
     delivery_timeout_s: float = Field(30.0, ge=1.0)
     linger_s: float = Field(0.0, ge=0, le=900)
+    sticky_s: float = Field(0.0, ge=0, le=900)
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
     partitions: int = Field(12, ge=1)
     replication_factor: int | None = Field(None, ge=1)

@@ -36,7 +36,7 @@ def make_token() -> tuple[str, float]:
     [
         {},
         {"client": CLIENT},
-        {"compression": "zstd", "linger_s": 0.0005, "key_password": "x"},
+        {"compression": "zstd", "linger_s": 0.0005, "sticky_s": 0.0001, "key_password": "x"},
         {"group_protocol": "consumer", "static_member": "worker-1"},
         {"url": "kafka+ssl://u:p@127.0.0.1:1", "sasl_mechanism": "SCRAM-SHA-512"},
         {"sasl_mechanism": "OAUTHBEARER", "oauth_token": f"{__name__}:make_token"},

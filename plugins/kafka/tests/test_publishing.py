@@ -150,6 +150,17 @@ async def test_what_is_no_text_is_refused(kafka_url: str) -> None:
         assert kinds(await publish(transport, EMAILS, message(headers={"a": "\ud800"}))) == [InvalidHeader]
 
 
+@pytest.mark.parametrize(("settings", "partitions"), [({}, {3}), ({"sticky_s": 60.0}, {1, 2})])
+async def test_who_has_no_key_goes_anywhere(kafka_url: str, settings: dict[str, Any], partitions: set[int]) -> None:
+    """One by one, so that a few long jobs reach all workers; or for a while to one partition, if that is asked."""
+    async with opened(kafka_url, partitions=3, **settings) as transport:
+        await declare(transport, EMAILS)
+        await publish_all(transport, EMAILS, message())  # until then the client does not know the partitions
+        await publish_all(transport, EMAILS, *(message() for _ in range(60)))
+        used = {record.partition() for record in await stored(transport, transport.names.topic(EMAILS))}
+        assert len(used) in partitions
+
+
 async def test_a_cancelled_publish_leaves_the_client_usable(kafka_url: str) -> None:
     """Wherever it was cancelled: what waits for room is not sent any more."""
     async with opened(kafka_url, publish_window=10, linger_s=0.01) as transport:
