@@ -180,14 +180,14 @@ def _common(settings: Settings, client_id: str, on_error: Callable[[KafkaError],
         config["oauth_cb"] = _oauth_callback(settings.oauth_token or "")
     elif sasl:
         config |= {"sasl.username": server.user, "sasl.password": server.password}
-    if settings.ca_file is not None:
-        config["ssl.ca.location"] = str(settings.ca_file)
-    if settings.cert_file is not None:
-        config["ssl.certificate.location"] = str(settings.cert_file)
-    if settings.key_file is not None:
-        config["ssl.key.location"] = str(settings.key_file)
-    if settings.key_password is not None:
-        config["ssl.key.password"] = settings.key_password.get_secret_value()
+    if settings.tls_ca_file is not None:
+        config["ssl.ca.location"] = str(settings.tls_ca_file)
+    if settings.tls_cert_file is not None:
+        config["ssl.certificate.location"] = str(settings.tls_cert_file)
+    if settings.tls_key_file is not None:
+        config["ssl.key.location"] = str(settings.tls_key_file)
+    if settings.tls_key_password is not None:
+        config["ssl.key.password"] = settings.tls_key_password.get_secret_value()
     return config
 
 

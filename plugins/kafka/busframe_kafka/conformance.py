@@ -119,7 +119,7 @@ class KafkaHarness(Harness):
             return super().url_with_bad_password()
         url, certificate = self._secure
         scheme, _, place = url.partition("://")
-        return f"{scheme}://kit:{SECRET}@{place}?sasl_mechanism=SCRAM-SHA-256&ca_file={certificate}"
+        return f"{scheme}://kit:{SECRET}@{place}?sasl_mechanism=SCRAM-SHA-256&tls_ca_file={certificate}"
 
     async def native_user(self, *, may_use: bool) -> Callable[[Host], Transport]:
         """With or without the rights to read and write topics and groups; and to see how topics are set."""
@@ -132,7 +132,7 @@ class KafkaHarness(Harness):
         settings = plugin.settings(
             url=SecretStr(f"{scheme}://{user}:{user}@{place}"),
             sasl_mechanism="SCRAM-SHA-256",
-            ca_file=certificate,
+            tls_ca_file=certificate,
             session_timeout_s=self._session_timeout_s,
         )
         return lambda host: plugin.create(settings, host)

@@ -27,7 +27,7 @@ OWN = {
     "sasl.mechanisms": "say sasl_mechanism",
     "sasl.username": "write it into the url",
     "sasl.password": "write it into the url, where it is kept out of logs",
-    "ssl.key.password": "say key_password, which is kept out of logs",
+    "ssl.key.password": "say tls_key_password, which is kept out of logs",
     "group.id": "each queue and each subscription has a group of its own",
     "client.id": "it is the application's name and instance",
     "transactional.id": "the producer writes without transactions",
@@ -95,10 +95,10 @@ class Settings(BaseModel):
         sasl_mechanism: how user and password are shown to the server; with a user in the URL ``PLAIN`` unless said.
             ``OAUTHBEARER`` needs ``oauth_token``.
         oauth_token: ``module:function`` that returns (token, when it expires in seconds since the epoch).
-        ca_file: certificates that vouch for the servers; None: the system's.
-        cert_file: our own certificate, where the server asks for one.
-        key_file: its private key.
-        key_password: of the private key.
+        tls_ca_file: the authorities that may have signed the servers' certificates, in PEM; the system's, if not said.
+        tls_cert_file: the client's certificate and its intermediates, in PEM.
+        tls_key_file: its private key, in PEM.
+        tls_key_password: of an encrypted private key. Never shown.
         connect_timeout_s: for one attempt to reach a server.
         reconnect_min_s: the first pause before reconnecting; it doubles with each failure, and has jitter.
         reconnect_max_s: the longest pause before reconnecting.
@@ -136,10 +136,10 @@ class Settings(BaseModel):
     url: SecretStr
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     oauth_token: str | None = Field(None, pattern=r"^[\w.]+:\w+$")
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    key_password: SecretStr | None = None
+    tls_ca_file: Path | None = None
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    tls_key_password: SecretStr | None = None
     connect_timeout_s: float = Field(10.0, gt=0)
     reconnect_min_s: float = Field(0.1, gt=0)
     reconnect_max_s: float = Field(10.0, gt=0)
@@ -203,6 +203,11 @@ class Settings(BaseModel):
             raise ValueError("sasl_mechanism = OAUTHBEARER and oauth_token go together")
         if self.sasl_mechanism not in (None, "OAUTHBEARER") and self.server.user is None:
             raise ValueError(f"sasl_mechanism = {self.sasl_mechanism} needs a user and a password in the url")
+        said = [name for name in type(self).model_fields if name.startswith("tls_") and getattr(self, name) is not None]
+        if said and not self.server.tls:
+            raise ValueError(f"{', '.join(said)}: only for a connection with TLS: write kafka+ssl:// in the url")
+        if self.tls_cert_file is None and (self.tls_key_file or self.tls_key_password):
+            raise ValueError("a private key needs its certificate: say tls_cert_file as well")
         return self
 
     @property

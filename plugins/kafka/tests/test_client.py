@@ -36,7 +36,7 @@ def make_token() -> tuple[str, float]:
     [
         {},
         {"client": CLIENT},
-        {"compression": "zstd", "linger_s": 0.0005, "sticky_s": 0.0001, "key_password": "x"},
+        {"compression": "zstd", "linger_s": 0.0005, "sticky_s": 0.0001},
         {"group_protocol": "consumer", "static_member": "worker-1"},
         {"url": "kafka+ssl://u:p@127.0.0.1:1", "sasl_mechanism": "SCRAM-SHA-512"},
         {"sasl_mechanism": "OAUTHBEARER", "oauth_token": f"{__name__}:make_token"},
@@ -49,6 +49,16 @@ def test_the_library_takes_every_configuration(more: dict[str, Any]) -> None:
     AdminClient(admin_config(settings, "tests", _ignore))
     Consumer(consumer_config(settings, "tests", "group")).close()
     Consumer(registry_config(settings, "tests")).close()
+
+
+def test_certificates_reach_the_library() -> None:
+    """Whose word counts, and who we are."""
+    files = {"tls_ca_file": "ca.pem", "tls_cert_file": "own.pem", "tls_key_file": "key.pem"}
+    settings = Settings.model_validate({"url": "kafka+ssl://h", "tls_key_password": "secret", **files})
+    config = admin_config(settings, "tests", _ignore)
+    assert config["security.protocol"] == "ssl"
+    names = ("ca.location", "certificate.location", "key.location", "key.password")
+    assert [config[f"ssl.{name}"] for name in names] == ["ca.pem", "own.pem", "key.pem", "secret"]
 
 
 def test_nothing_confirmed_can_be_lost_by_default() -> None:

@@ -80,7 +80,7 @@ class Shop:
 
     name: str
     address: str
-    ca_file: str
+    tls_ca_file: str
     admin: AdminClient
     rules: Sequence[AclBinding]
 
@@ -96,7 +96,7 @@ class Shop:
     @property
     def settings(self) -> dict[str, Any]:
         """Besides the URL."""
-        return {"ca_file": self.ca_file, "sasl_mechanism": "SCRAM-SHA-256"}
+        return {"tls_ca_file": self.tls_ca_file, "sasl_mechanism": "SCRAM-SHA-256"}
 
     def bus(
         self, user: str, topology: Literal["create", "verify", "assume"], handled: list[tuple[str, int]] | None

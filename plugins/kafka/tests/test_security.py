@@ -42,29 +42,29 @@ async def _refused(url: str, **more: Any) -> BusframeError:
 
 async def test_a_user_with_a_password_comes_in(kafka: KafkaServer) -> None:
     """By SASL PLAIN, over TLS with the server's certificate verified; and everything works."""
-    address, ca_file = _secure(kafka)
-    async with opened(f"kafka+ssl://tester:secret@{address}", ca_file=ca_file) as transport:
+    address, tls_ca_file = _secure(kafka)
+    async with opened(f"kafka+ssl://tester:secret@{address}", tls_ca_file=tls_ca_file) as transport:
         await declare(transport, EMAILS)
         await publish_all(transport, EMAILS, message())
 
 
 async def test_scram(kafka: KafkaServer) -> None:
     """With a password that the servers know by SCRAM; PLAIN has another one of this user."""
-    address, ca_file = _secure(kafka)
+    address, tls_ca_file = _secure(kafka)
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
     made = admin.alter_user_scram_credentials([UserScramCredentialUpsertion("tester", info, b"a secret")])
     await asyncio.wrap_future(made["tester"])
     url = f"kafka+ssl://tester:a%20secret@{address}"
-    async with opened(url, ca_file=ca_file, sasl_mechanism="SCRAM-SHA-256") as transport:
+    async with opened(url, tls_ca_file=tls_ca_file, sasl_mechanism="SCRAM-SHA-256") as transport:
         await declare(transport, EMAILS)
         await publish_all(transport, EMAILS, message())
 
 
 async def test_a_wrong_password_is_refused_at_once(kafka: KafkaServer) -> None:
     """Waiting does not make it right."""
-    address, ca_file = _secure(kafka)
-    error = await _refused(f"kafka+ssl://tester:wrong@{address}", ca_file=ca_file)
+    address, tls_ca_file = _secure(kafka)
+    error = await _refused(f"kafka+ssl://tester:wrong@{address}", tls_ca_file=tls_ca_file)
     assert isinstance(error, AccessDenied)
     assert not error.transient
 

@@ -37,11 +37,26 @@ def test_wrong_url_is_refused(url: str) -> None:
 
 def test_password_never_shows() -> None:
     """Neither repr, str, the servers' shown form nor a validation error hold a password."""
-    settings = Settings(url="kafka://user:sec%2Fret@h:1", key_password="secret")
+    own = {"tls_cert_file": "own.pem", "tls_key_password": "secret"}
+    settings = Settings.model_validate({"url": "kafka+ssl://user:sec%2Fret@h:1", **own})
     with pytest.raises(ValidationError) as refused:
         Settings(url="kafka://user:sec/ret@h:1/v/w")
     for text in (repr(settings), str(settings), repr(settings.server), settings.server.shown, str(refused.value)):
         assert "sec" not in text
+
+
+@pytest.mark.parametrize(
+    ("url", "setting", "problem"),
+    [
+        ("kafka://h", "tls_ca_file", "tls_ca_file: only for a connection with TLS: write kafka\\+ssl://"),
+        ("kafka+ssl://h", "tls_key_file", "say tls_cert_file as well"),
+        ("kafka+ssl://h", "tls_key_password", "say tls_cert_file as well"),
+    ],
+)
+def test_half_of_tls_is_refused(url: str, setting: str, problem: str) -> None:
+    """A certificate that nobody would look at, and a key without one."""
+    with pytest.raises(ValidationError, match=problem):
+        Settings.model_validate({"url": url, setting: "x"})
 
 
 def test_unknown_setting_is_refused() -> None:
