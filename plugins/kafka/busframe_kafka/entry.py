@@ -67,7 +67,7 @@ class Entry:
                 handle.reports.append((self, error))
                 if not handle.woken:
                     handle.wake()
-        except BaseException:  # nothing may leave a callback; the poll that called it fails, and is seen
+        except BaseException:  # nothing may leave a callback; a report that is not heard ends as unknown, in its time
             pass
 
     def expire(self) -> None:

@@ -107,6 +107,7 @@ class PipelinedProducer:
         if self._handle is not None and self._pid != os.getpid():
             _of_parents.append(self._handle)  # its threads are not in this process, so ending it would never end
             self._handle, self._bytes = None, 0
+            self._waiting.clear()
         for record in batch.entries:
             record.batch = batch
             if self._closed:
@@ -155,12 +156,11 @@ class PipelinedProducer:
         handle = self._handle
         if handle is None:
             try:
-                client = self._make()
+                handle = Handle(self._make(), asyncio.get_running_loop(), self._take_reports)
             except Exception as error:
                 record.finish(error)
                 return True
-            self._pid = os.getpid()
-            handle = self._handle = Handle(client, asyncio.get_running_loop(), self._take_reports)
+            self._pid, self._handle = os.getpid(), handle
         record.sent = handle
         handle.under_way.add(record)
         self._bytes += record.size
@@ -247,7 +247,7 @@ class PipelinedProducer:
     def _abandon(self, handle: Handle, why: str) -> None:
         handle.end()
         self._bytes = 0
-        for record, error in handle.reports:  # what has been reported is known
+        for record, error in list(handle.reports):  # what has been reported is known
             if record in handle.under_way and error is None:
                 handle.under_way.discard(record)
                 record.finish(None)
