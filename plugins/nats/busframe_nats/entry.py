@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from busframe.errors import PublishFailed, PublishOutcomeUnknown
+from busframe.errors import PublishError, PublishOutcomeUnknown
 from busframe.model.destination import Address
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Entry:
         """What became of it, to who still waits."""
         batch, self.batch = self.batch, None
         if batch is not None:
-            if isinstance(outcome, PublishFailed) and self.sends > 1:
+            if isinstance(outcome, PublishError) and self.sends > 1 and not isinstance(outcome, PublishOutcomeUnknown):
                 # The first one may be there, although this one was refused.
                 unknown = PublishOutcomeUnknown(f"sent twice, and then: {outcome.what}", message_id=self.message_id)
                 unknown.__cause__ = outcome

@@ -207,6 +207,7 @@ class Publisher:
             if entry.batch is None:
                 continue
             if entry.size > connection.max_payload:  # another server than the one that it was judged by
+                entry.sends += 1  # as if this one had refused it: what was sent before may be there
                 entry.finish(MessageTooLarge(entry.size, connection.max_payload, message_id=entry.message_id))
                 continue
             if entry.sends and asyncio.get_running_loop().time() - entry.batch.began > self._send_again_s:
