@@ -38,6 +38,7 @@ Partition = tuple[str, int]
 
 LEADER_S = 10.0
 LOOK_AGAIN_S = 0.02
+COORDINATOR_S = 0.1
 CLOSE_S = 1.0
 SERVE_S = 0.02
 
@@ -300,20 +301,27 @@ class Admin:
     async def _of_coordinator(self, ask: Callable[[AdminClient], Mapping[str, Future[Any]]]) -> Any:
         """The answer of a group's coordinator, or why there is none.
 
-        One that is new to its groups, as on a server that has just started, is asked again for a while. By a client of
-        its own: one from before the server's restart may wait for ever (librdkafka 2.16), or abort the process at a
-        late answer (its issue 4605).
+        One that is new to its groups, as on a server that has just started, is asked again for a while.
+        """
+        deadline = asyncio.get_running_loop().time() + LEADER_S
+        while True:
+            answer = await self._of_new_client(ask)
+            late = asyncio.get_running_loop().time() > deadline
+            if late or _code(_failure(answer)) not in _NO_COORDINATOR:
+                return answer
+            await asyncio.sleep(COORDINATOR_S)
+
+    async def _of_new_client(self, ask: Callable[[AdminClient], Mapping[str, Future[Any]]]) -> Any:
+        """The answer to a client that has never asked for a coordinator.
+
+        One from before the server's restart may wait for ever (librdkafka 2.16), or abort the process at a late answer
+        (its issue 4605); and one that was told that the coordinator is another one may go on asking the same.
         """
         other = Admin(self._make, self._timeout_s)
         serving = asyncio.create_task(other.serve(lambda: SERVE_S), name="busframe kafka asks a coordinator")
-        deadline = asyncio.get_running_loop().time() + LEADER_S
         try:
-            while True:
-                (answer,) = (await other._all(ask(other.client))).values()
-                late = asyncio.get_running_loop().time() > deadline
-                if late or _code(_failure(answer)) not in _NO_COORDINATOR:
-                    return answer
-                await asyncio.sleep(LOOK_AGAIN_S)
+            (answer,) = (await other._all(ask(other.client))).values()
+            return answer
         finally:
             serving.cancel()
             await other.close()
