@@ -28,7 +28,7 @@ START_S = 30.0
 """How long processes may take to start and do their first work on a machine that is loaded."""
 
 LATE_S = 2.0
-"""By how much later than a transport claims it may acknowledge, on such a machine."""
+"""By how much later than it claims a transport may acknowledge, on such a machine: only duplicates depend on it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ ROUNDS = 3
 PARTITIONS = 8
 
 STICKY = "?sticky_s=0.001&linger_s=0.001"
-"""As librdkafka has it by itself, for ten: ours spreads messages one by one unless it is told otherwise."""
+"""librdkafka by itself keeps to a partition for ten; ours takes one at random for each, unless it is told."""
 
 HEADERS: list[tuple[str, str | bytes | None]] = [
     ("bf-id", b"0" * 32),

@@ -43,6 +43,11 @@ class Run(NamedTuple):
     ended: float
 
 
+def runs(journal: Journal) -> list[Run]:
+    """All that a journal tells of, in the order of their ends."""
+    return [Run(int(n), int(pid), float(begun), float(ended)) for n, _, pid, begun, ended in journal.lines("handled")]
+
+
 class Allowance(ABC):
     """What a transport says that a fault may bring back.
 
@@ -89,9 +94,7 @@ class Account:
     """
 
     def __init__(self, journal: Journal, faults: list[Fault], allowance: Allowance) -> None:
-        self.runs = [
-            Run(int(n), int(pid), float(begun), float(ended)) for n, _, pid, begun, ended in journal.lines("handled")
-        ]
+        self.runs = runs(journal)
         self.tried = [n for (n,) in journal.lines("tried")]
         self.confirmed = [n for (n,) in journal.lines("confirmed")]
         self.unknown = [n for (n,) in journal.lines("unknown")]

@@ -90,15 +90,16 @@ class Offsets:
     def _watch(self) -> None:
         last = time.monotonic()
         while not self._stopped.wait(LOOK_S):
-            asked_at = time.monotonic()
             found = self._ask()
             now = time.monotonic()
             if found is None:
                 continue
             self.seen.append((now, found))
             if now - last > STALL_S + LOOK_S:
+                if self.stalls and self.stalls[-1].ended == last:  # it went on
+                    last = self.stalls.pop().begun
                 self.stalls.append(Fault(last, now, over=now + SETTLED_S))
-            last = asked_at
+            last = now
 
     def _ask(self) -> dict[int, int] | None:
         """Partition → what is committed of it; None: the server does not say."""
@@ -132,13 +133,13 @@ class Offsets:
         stored = Counter(self.places[place] for place in below)  # twice, where it was published again
         return sorted(n for n, times in stored.items() if handled[n] < times)
 
-    def begun_too_late(self, runs: Sequence[Run]) -> list[int]:
-        """The messages that a handler began long after they were committed, wherever they lie: no fault is why."""
+    def begun_too_late(self, runs: Sequence[Run], slack_s: float = SETTLED_S) -> list[int]:
+        """The messages that a handler began so long after they were committed, wherever they lie: no fault is why."""
         committed_at: dict[int, float] = defaultdict(float)
         for (number, offset), n in self.places.items():
             at = next((at for at, found in self.seen if found.get(number, 0) > offset), math.inf)
             committed_at[n] = max(committed_at[n], at)
-        return sorted({run.n for run in runs if run.n in committed_at and run.begun > committed_at[run.n] + SETTLED_S})
+        return sorted({run.n for run in runs if run.n in committed_at and run.begun > committed_at[run.n] + slack_s})
 
 
 class Committed(Allowance):

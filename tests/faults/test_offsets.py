@@ -49,3 +49,11 @@ def test_what_was_committed_is_not_begun_again() -> None:
     assert found.begun_too_late([ran(1, AT), again]) == [1]
     found.places[1, 0] = 1  # it was published again, and that is not committed
     assert found.begun_too_late([again]) == []
+
+
+def test_less_slack_finds_more() -> None:
+    """Where nobody is killed, who gives a partition up knows it soon."""
+    found = offsets(1)
+    found.seen = [(AT, {0: 1})]
+    assert found.begun_too_late([ran(1, AT + 6)]) == []
+    assert found.begun_too_late([ran(1, AT + 6)], slack_s=5.0) == [1]

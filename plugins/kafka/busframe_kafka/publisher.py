@@ -148,6 +148,7 @@ class Publisher:
             if rung != LAST or not topic.endswith(RETRY):  # who reads a retry topic holds the last seconds itself
                 wait = wait_topic(self._names.prefix, rung)
                 topic, needs = wait, (topic, wait)
+        # What the fields and the headers' frames add is far less than what is kept free.
         size = wire_bytes(headers, key, message.body) if is_copy else message_bytes(message)
         most = self._most_bytes if is_copy else self._most_bytes - FRAMEWORK_RESERVE_BYTES
         if size > most:  # a copy that the framework makes may use what is kept free for it

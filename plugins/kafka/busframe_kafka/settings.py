@@ -110,8 +110,8 @@ class Settings(BaseModel):
             more; a publish with a longer ``timeout_s`` ends after this.
         linger_s: how long to wait for more messages to send together.
         sticky_s: for how long messages without a key go to one partition before another one has its turn; 0: each goes
-            to any, so that a few long jobs reach all workers. A millisecond, and one of ``linger_s``, spares the
-            servers half of their work where many are published.
+            to one at random, so that a few long jobs do not all reach the same worker. A millisecond, and one of
+            ``linger_s``, spares the servers half of their work where many are published.
         compression: of what is published.
         partitions: of topics that are created for a queue or a topic: the most workers that can share its messages.
         replication_factor: of topics that are created; None: the server's default.

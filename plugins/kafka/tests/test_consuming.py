@@ -120,7 +120,7 @@ async def test_what_is_released_comes_again_and_nothing_is_skipped(kafka_url: st
 
 
 async def test_who_joins_gets_a_share_and_nothing_that_runs(kafka_url: str) -> None:
-    """Members come and go while handlers run: no message is with two of them at once.
+    """Members come and go while handlers run: no two handlers have the same message at once.
 
     A commit that the server refuses while the group changes is made a second later: what was finished just before may
     be handled twice, where its partition has moved on meanwhile.

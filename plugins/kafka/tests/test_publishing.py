@@ -152,7 +152,7 @@ async def test_what_is_no_text_is_refused(kafka_url: str) -> None:
 
 @pytest.mark.parametrize(("settings", "partitions"), [({}, {3}), ({"sticky_s": 60.0}, {1, 2})])
 async def test_who_has_no_key_goes_anywhere(kafka_url: str, settings: dict[str, Any], partitions: set[int]) -> None:
-    """One by one, so that a few long jobs reach all workers; or for a while to one partition, if that is asked."""
+    """To one at random, so that a few long jobs spread; or for a while to the same, if that is asked."""
     async with opened(kafka_url, partitions=3, **settings) as transport:
         await declare(transport, EMAILS)
         await publish_all(transport, EMAILS, message())  # until then the client does not know the partitions
