@@ -39,11 +39,12 @@ class ChannelRefused(TransportError):
 
     Args:
         code: AMQP's reply code: 403 access refused, 404 not found, 405 locked, 406 precondition failed.
-        text: the server's.
+        text: the server's. With 404 it is transient where a queue is there and its leader is not, for a moment.
     """
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"the server refused: {text} ({code})", transient=code not in (403, 404, 406))
+        transient = code not in (403, 404, 406) or "is down or inaccessible" in text
+        super().__init__(f"the server refused: {text} ({code})", transient=transient)
         self.code = code
         self.text = text
 

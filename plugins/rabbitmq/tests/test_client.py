@@ -208,3 +208,17 @@ async def test_close_is_idempotent_and_closed_can_be_opened_again(rabbitmq_vhost
     await asyncio.gather(transport.close(), transport.close())
     await transport.close()
     assert [task for task in asyncio.all_tasks() if "busframe" in task.get_name()] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "transient"),
+    [
+        (404, "NOT_FOUND - no queue 'emails' in vhost '/'", False),
+        (404, "NOT_FOUND - home node 'a@b' of durable queue 'emails' in vhost '/' is down or inaccessible", True),
+        (406, "PRECONDITION_FAILED - inequivalent arg 'x-max-length'", False),
+        (405, "RESOURCE_LOCKED - cannot obtain exclusive access", True),
+    ],
+)
+def test_what_may_be_otherwise_in_a_moment(code: int, text: str, transient: bool) -> None:
+    """A queue without its leader comes back; one that is not there does not."""
+    assert ChannelRefused(code, text).transient is transient
