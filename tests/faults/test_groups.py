@@ -58,7 +58,7 @@ def test_nothing_is_lost_while_workers_come_and_go(own_kafka: Callable[[], Kafka
             publishers.send_signal(signal.SIGTERM)
             assert finish(publishers) == 0
             confirmed = run.journal.counts("confirmed")
-            wait_until(lambda: confirmed.keys() <= run.journal.counts("handled").keys(), "all are handled")
+            wait_until(lambda: confirmed.keys() <= run.journal.counts("handled").keys(), "all are handled", 120)
             for worker in team:
                 worker.send_signal(signal.SIGTERM)
             assert [finish(worker) for worker in (*leaving, *team)] == [0] * len((*leaving, *team))

@@ -207,6 +207,11 @@ class Member:
         self.stop()
         if self._thread.is_alive():
             await asyncio.wait((self._ended,), timeout=timeout_s)
+        return self.has_left
+
+    @property
+    def has_left(self) -> bool:
+        """Whether its thread has ended, and with it the membership."""
         return not self._thread.is_alive() or self._ended.done()
 
     # ------------------------------------------------------------------------------------------------ the thread

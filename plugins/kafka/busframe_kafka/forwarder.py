@@ -89,6 +89,7 @@ class Forwarder(Listener):
             finally:
                 purging.cancel()
                 await member.close(CLOSE_S)
+                self._transport.leave((member,))
             await host.sleep(settings.reconnect_max_s * (0.5 + host.random() / 2))
 
     async def _forward(self, member: Member) -> None:

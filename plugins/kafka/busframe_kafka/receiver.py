@@ -183,8 +183,8 @@ class KafkaReceiver(Receiver, Listener):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        if not all(await asyncio.gather(*(member.close(CLOSE_S) for member in self._members))):
-            log.warning("%s: the group was not left in time; its partitions follow", self._address)
+        await asyncio.gather(*(member.close(CLOSE_S) for member in self._members))
+        self._transport.leave(self._members)
         self._released.clear()
         self._waiting.clear()
         self._transport.forget(self)

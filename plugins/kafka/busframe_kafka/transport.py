@@ -1,7 +1,8 @@
 """The transport: one producer, one administration client, and a consumer with a thread of its own for each source."""
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -30,6 +31,7 @@ from busframe_kafka.client import (
     registry_config,
     translate,
 )
+from busframe_kafka.consumer import Member
 from busframe_kafka.early import EarlyReceiver, LettersReceiver
 from busframe_kafka.forwarder import Forwarder
 from busframe_kafka.ladder import LONGEST_S
@@ -48,10 +50,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 REQUEST_TIMEOUT_S = 15.0
 OPENING_S = 0.02
 SERVE_S = 0.5
 """How often the administration client is asked what became of its connections."""
+
+LEAVE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,7 @@ class Kafka(Transport):
         )
         self._forwarder = Forwarder(self)
         self._receivers: set[Receiver] = set()
+        self._leaving: list[Member] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unreachable = asyncio.Event()
         self._error: TransportError = ConnectionFailed("not connected yet")
@@ -157,9 +164,22 @@ class Kafka(Transport):
         closing = [receiver.close() for receiver in list(self._receivers)]
         await asyncio.gather(*closing, self._forwarder.close(), return_exceptions=True)
         self._closed = True  # not before: what receivers settle is published
-        await self._publisher.close()
+        await asyncio.gather(self._publisher.close(), self._wait_until_left())
         await self.producer.close()
         await self._disconnect()
+
+    def leave(self, members: Iterable[Member]) -> None:
+        """Let those go on leaving that have not left their groups yet: the transport waits for them when it closes.
+
+        While others join and leave, the server may take seconds for it; and of who is gone without it, the partitions
+        stand still until the session is over.
+        """
+        self._leaving = [member for member in (*self._leaving, *members) if not member.has_left]
+
+    async def _wait_until_left(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        if self._state == "up" and not all(await asyncio.gather(*(member.close(LEAVE_S) for member in leaving))):
+            log.warning("a group was not left in time: others get its partitions when session_timeout_s is over")
 
     async def _disconnect(self) -> None:
         tasks = [task for task in (self._watch, self._serving) if task is not None]
