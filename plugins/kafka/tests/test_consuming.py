@@ -164,7 +164,7 @@ async def test_who_joins_gets_a_share_and_nothing_that_runs(kafka_url: str) -> N
         assert there
         assert beside == []
         assert len(handled) == total
-        assert handled.total() < total + total / 10
+        assert handled.total() < total + total / 2  # a second's work, where a change fell on a commit
 
 
 async def test_partitions_that_an_operator_adds_are_handled_whole(kafka_url: str) -> None:
