@@ -39,7 +39,10 @@ class ChannelRefused(TransportError):
 
     Args:
         code: AMQP's reply code: 403 access refused, 404 not found, 405 locked, 406 precondition failed.
-        text: the server's. With 404 it is transient where a queue is there and its leader is not, for a moment.
+        text: the server's.
+
+    Attributes:
+        is_missing: it is not there. The server says 404 also of a queue whose leader is away, which is transient.
     """
 
     def __init__(self, code: int, text: str) -> None:
@@ -47,6 +50,7 @@ class ChannelRefused(TransportError):
         super().__init__(f"the server refused: {text} ({code})", transient=transient)
         self.code = code
         self.text = text
+        self.is_missing = code == 404 and not transient
 
 
 class ChannelDenied(ChannelRefused, AccessDenied):

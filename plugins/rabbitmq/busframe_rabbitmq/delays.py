@@ -58,7 +58,7 @@ class Delays:
         try:
             await self._once(lambda channel: channel.declare_queue(self._cascade.nobody, passive=True))
         except ChannelRefused as error:
-            if error.code != 404:
+            if not error.is_missing:
                 raise
             return False
         self._made_on = connection
@@ -69,7 +69,7 @@ class Delays:
         try:
             await self._once(lambda channel: channel.declare_queue(self._cascade.door(name), passive=True))
         except ChannelRefused as error:
-            if error.code != 404:
+            if not error.is_missing:
                 raise
             return False
         return True
@@ -138,7 +138,7 @@ class Delays:
             try:
                 await self._once(lambda channel: each(channel, _look_at))
             except ChannelRefused as error:
-                if error.code != 404:
+                if not error.is_missing:
                     raise
                 raise ChannelDenied(
                     403,

@@ -88,7 +88,7 @@ class Letters:
             try:
                 return await _Sweep(channel, queue, source, self._name(source.of), done_with).run()
             except ChannelRefused as error:
-                if error.code == 404:
+                if error.is_missing:
                     raise DestinationNotFound(str(source)) from error
                 raise
             finally:

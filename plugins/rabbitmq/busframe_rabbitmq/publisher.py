@@ -201,10 +201,10 @@ class Publisher:
             else:
                 await self._delays.look_for_exchange(name)
         except ChannelRefused as error:
-            if error.code == 404:
+            if error.is_missing:
                 failed = DestinationNotFound(name)
             else:
-                failed = PublishFailed(str(error), transient=False)
+                failed = PublishFailed(str(error), transient=error.transient)
             failed.__cause__ = error
             return failed
         except ClosedError as error:

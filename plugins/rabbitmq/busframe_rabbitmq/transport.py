@@ -244,7 +244,7 @@ class RabbitMQ(Transport):
             channel.abandon()
 
     def _not_found(self, source: SourceAddress, error: ChannelRefused) -> Exception:
-        return DestinationNotFound(str(source)) if error.code == 404 else error
+        return DestinationNotFound(str(source)) if error.is_missing else error
 
     def _dead_only(self, source: SourceAddress | Topic[Any], what: str) -> DeadLetters:
         if not isinstance(source, DeadLetters):

@@ -221,4 +221,6 @@ async def test_close_is_idempotent_and_closed_can_be_opened_again(rabbitmq_vhost
 )
 def test_what_may_be_otherwise_in_a_moment(code: int, text: str, transient: bool) -> None:
     """A queue without its leader comes back; one that is not there does not."""
-    assert ChannelRefused(code, text).transient is transient
+    refused = ChannelRefused(code, text)
+    assert refused.transient is transient
+    assert refused.is_missing is (code == 404 and not transient)
